@@ -1,0 +1,303 @@
+"""The one canonical binary encoding of records: same record, same bytes, forever.
+
+An entry is `kind (1 byte) ‖ version (1 byte) ‖ fields in the order they are declared`. Each type has exactly one
+spelling, and reading refuses every other, so that whoever decodes and re-encodes an entry gets its bytes back.
+A kind or version this release does not know is read as `Opaque`: its meaning is lost on us, its proof is not.
+
+| type | bytes |
+| --- | --- |
+| `int` | unsigned LEB128, shortest form, below 2⁶³ |
+| `Signed` | zigzag, then as `int` |
+| `U8` … `U40` | fixed width, little endian |
+| `Norms` | two bytes each, little endian, to the end of the entry |
+| `bool` | 0 or 1 |
+| `float` | IEEE 754 double, big endian; no NaN, no negative zero |
+| `str`, `bytes` | length as `int`, then UTF-8 or the bytes |
+| `Digest` | 32 bytes |
+| a string enumeration | as `str` |
+| `X \\| None` | 0, or 1 and X |
+| `tuple[X, ...]` | count as `int`, then each X |
+| a record inside a record | its fields |
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+import struct
+import types
+from collections.abc import Callable
+from enum import StrEnum
+from typing import Any, NamedTuple, Union, get_args, get_origin, get_type_hints
+
+from licet.ledger import records
+from licet.ledger.errors import FormatError, LimitError
+from licet.ledger.records import Opaque, Record
+
+ENTRY_BYTES_MAX = 65_535
+"""An entry bundle of a tile gives each entry's length in two bytes."""
+
+_INT_LIMIT = 2**63
+_FIXED_BYTES = {records.U8: 1, records.U16: 2, records.U32: 4, records.U40: 5, records.Ref: 5}
+
+
+class _Coder(NamedTuple):
+    """How one type is written at the end of a buffer and read at an offset."""
+
+    write: Callable[[bytearray, Any], None]
+    read: Callable[[bytes, int], tuple[Any, int]]
+
+
+def encode(record: Record | Opaque) -> bytes:
+    """The entry of a record."""
+    if isinstance(record, Opaque):
+        entry = bytes([record.kind, record.version]) + record.body
+    else:
+        out = bytearray([record.KIND, record.VERSION])
+        try:
+            _coder(type(record)).write(out, record)
+        except (AttributeError, TypeError, UnicodeEncodeError, struct.error) as error:
+            raise FormatError(f"A field of this {type(record).__name__} has a wrong type or range: {error}.") from error
+        entry = bytes(out)
+    if len(entry) > ENTRY_BYTES_MAX:
+        raise LimitError(
+            f"A {type(record).__name__} of {len(entry)} bytes is too large for the log.",
+            remedy=f"An entry may have {ENTRY_BYTES_MAX} bytes: store the large part as content and refer to its digest.",
+        )
+    return entry
+
+
+def decode(entry: bytes) -> Record | Opaque:
+    """The record of an entry; `Opaque` if its kind or version is unknown here."""
+    if not 2 <= len(entry) <= ENTRY_BYTES_MAX:
+        raise FormatError(f"An entry has 2 to {ENTRY_BYTES_MAX} bytes, not {len(entry)}.")
+    cls = records.BY_TAG.get((entry[0], entry[1]))
+    if cls is None:
+        return Opaque(entry[0], entry[1], entry[2:])
+    record, end = _coder(cls).read(entry, 2)
+    if end != len(entry):
+        raise FormatError(f"This {cls.__name__} has {len(entry) - end} bytes too many.")
+    assert isinstance(record, Record)
+    return record
+
+
+@functools.cache
+def _coder(kind: Any) -> _Coder:
+    for matches, make in _CODERS:
+        if matches(kind):
+            return make(kind)
+    raise TypeError(f"no encoding for {kind}")
+
+
+def _struct_coder(cls: type) -> _Coder:
+    hints = get_type_hints(cls)
+    fields = [(f.name, _coder(hints[f.name])) for f in dataclasses.fields(cls)]
+
+    def write(out: bytearray, value: Any) -> None:
+        for name, coder in fields:
+            coder.write(out, getattr(value, name))
+
+    def read(raw: bytes, at: int) -> tuple[Any, int]:
+        values = {}
+        for name, coder in fields:
+            values[name], at = coder.read(raw, at)
+        try:
+            return cls(**values), at
+        except ValueError as error:
+            raise FormatError(f"This {cls.__name__} contradicts itself: {error}.") from error
+
+    return _Coder(write, read)
+
+
+def _fixed_coder(kind: Any) -> _Coder:
+    width = _FIXED_BYTES[kind]
+
+    def write(out: bytearray, value: int) -> None:
+        if not isinstance(value, int) or not 0 <= value < 1 << 8 * width:
+            raise FormatError(f"{value!r} does not fit into {width} bytes.")
+        out += value.to_bytes(width, "little")
+
+    def read(raw: bytes, at: int) -> tuple[int, int]:
+        part, end = _take(raw, at, width)
+        return int.from_bytes(part, "little"), end
+
+    return _Coder(write, read)
+
+
+def _write_int(out: bytearray, value: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < _INT_LIMIT:
+        raise FormatError(f"{value!r} is not a whole number from 0 to 2^63 - 1.")
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+
+
+def _read_int(raw: bytes, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        (byte,), at = _take(raw, at, 1)
+        value |= (byte & 0x7F) << shift
+        shift += 7
+        if byte < 0x80:
+            break
+        if shift >= 63:
+            raise FormatError("A number in this entry is too large.")
+    if (byte == 0 and shift > 7) or value >= _INT_LIMIT:
+        raise FormatError("A number in this entry is not written in its shortest form.")
+    return value, at
+
+
+def _write_signed(out: bytearray, value: int) -> None:
+    _write_int(out, value << 1 if value >= 0 else (-value << 1) - 1)
+
+
+def _read_signed(raw: bytes, at: int) -> tuple[int, int]:
+    value, at = _read_int(raw, at)
+    return (value >> 1) ^ -(value & 1), at
+
+
+def _write_bool(out: bytearray, value: bool) -> None:
+    if not isinstance(value, bool):
+        raise FormatError(f"{value!r} is not a truth value.")
+    out.append(value)
+
+
+def _read_flag(raw: bytes, at: int) -> tuple[bool, int]:
+    (byte,), at = _take(raw, at, 1)
+    if byte > 1:
+        raise FormatError("A yes or no in this entry is neither.")
+    return bool(byte), at
+
+
+def _write_float(out: bytearray, value: float) -> None:
+    if math.isnan(value):
+        raise FormatError("NaN cannot be recorded: leave the field empty instead.")
+    out += struct.pack(">d", value + 0.0)  # adding 0.0 turns -0.0 into 0.0
+
+
+def _read_float(raw: bytes, at: int) -> tuple[float, int]:
+    part, at = _take(raw, at, 8)
+    (value,) = struct.unpack(">d", part)
+    if math.isnan(value) or part == b"\x80" + bytes(7):
+        raise FormatError("A number in this entry is NaN or negative zero.")
+    return value, at
+
+
+def _write_bytes(out: bytearray, value: bytes) -> None:
+    if not isinstance(value, bytes):
+        raise FormatError(f"{value!r} is not bytes.")
+    _write_int(out, len(value))
+    out += value
+
+
+def _read_bytes(raw: bytes, at: int) -> tuple[bytes, int]:
+    count, at = _read_int(raw, at)
+    return _take(raw, at, count)
+
+
+def _write_str(out: bytearray, value: str) -> None:
+    _write_bytes(out, value.encode())
+
+
+def _read_str(raw: bytes, at: int) -> tuple[str, int]:
+    part, at = _read_bytes(raw, at)
+    try:
+        return part.decode(), at
+    except UnicodeDecodeError as error:
+        raise FormatError("A text in this entry is not UTF-8.") from error
+
+
+def _write_digest(out: bytearray, value: bytes) -> None:
+    if not isinstance(value, bytes) or len(value) != 32:
+        raise FormatError(f"{value!r} is not a digest of 32 bytes.")
+    out += value
+
+
+def _read_digest(raw: bytes, at: int) -> tuple[bytes, int]:
+    return _take(raw, at, 32)
+
+
+def _write_norms(out: bytearray, value: tuple[int, ...]) -> None:
+    out += struct.pack(f"<{len(value)}H", *value)
+
+
+def _read_norms(raw: bytes, at: int) -> tuple[tuple[int, ...], int]:
+    if (len(raw) - at) % 2:
+        raise FormatError("The norms of this event are cut in the middle.")
+    return struct.unpack(f"<{(len(raw) - at) // 2}H", raw[at:]), len(raw)
+
+
+def _enum_coder(cls: type[StrEnum]) -> _Coder:
+    def write(out: bytearray, value: StrEnum) -> None:
+        _write_str(out, cls(value).value)
+
+    def read(raw: bytes, at: int) -> tuple[StrEnum, int]:
+        text, at = _read_str(raw, at)
+        try:
+            return cls(text), at
+        except ValueError as error:
+            raise FormatError(f"{text!r} is no {cls.__name__}.") from error
+
+    return _Coder(write, read)
+
+
+def _optional_coder(kind: Any) -> _Coder:
+    (inner,) = (_coder(arg) for arg in get_args(kind) if arg is not types.NoneType)
+
+    def write(out: bytearray, value: Any) -> None:
+        out.append(value is not None)
+        if value is not None:
+            inner.write(out, value)
+
+    def read(raw: bytes, at: int) -> tuple[Any, int]:
+        present, at = _read_flag(raw, at)
+        return inner.read(raw, at) if present else (None, at)
+
+    return _Coder(write, read)
+
+
+def _tuple_coder(kind: Any) -> _Coder:
+    item = _coder(get_args(kind)[0])
+
+    def write(out: bytearray, value: tuple[Any, ...]) -> None:
+        _write_int(out, len(value))
+        for element in value:
+            item.write(out, element)
+
+    def read(raw: bytes, at: int) -> tuple[tuple[Any, ...], int]:
+        count, at = _read_int(raw, at)
+        if count > len(raw) - at:  # every element takes a byte at least
+            raise FormatError("A list in this entry is longer than the entry.")
+        values = []
+        for _ in range(count):
+            value, at = item.read(raw, at)
+            values.append(value)
+        return tuple(values), at
+
+    return _Coder(write, read)
+
+
+def _take(raw: bytes, at: int, count: int) -> tuple[bytes, int]:
+    end = at + count
+    if end > len(raw):
+        raise FormatError("This entry ends in the middle of a field.")
+    return raw[at:end], end
+
+
+_CODERS: list[tuple[Callable[[Any], bool], Callable[[Any], _Coder]]] = [
+    (lambda t: t in _FIXED_BYTES, _fixed_coder),
+    (lambda t: t is records.Norms, lambda t: _Coder(_write_norms, _read_norms)),
+    (lambda t: t is records.Digest, lambda t: _Coder(_write_digest, _read_digest)),
+    (lambda t: t is records.Signed, lambda t: _Coder(_write_signed, _read_signed)),
+    (lambda t: t in (int, records.ClaimedMs), lambda t: _Coder(_write_int, _read_int)),
+    (lambda t: t is bool, lambda t: _Coder(_write_bool, _read_flag)),
+    (lambda t: t is float, lambda t: _Coder(_write_float, _read_float)),
+    (lambda t: t is str, lambda t: _Coder(_write_str, _read_str)),
+    (lambda t: t is bytes, lambda t: _Coder(_write_bytes, _read_bytes)),
+    (lambda t: isinstance(t, type) and issubclass(t, StrEnum), _enum_coder),
+    (lambda t: get_origin(t) is tuple, _tuple_coder),
+    (lambda t: get_origin(t) in (Union, types.UnionType), _optional_coder),
+    (dataclasses.is_dataclass, _struct_coder),
+]

@@ -1,0 +1,490 @@
+"""A log: the only place where entries are appended, and the readers that follow it from other processes.
+
+One process writes; when `commit` returns, what was appended is on the disk. Nothing is ever changed or removed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+
+from licet.ledger import chunks, codec, events, lookup, norms, tree
+from licet.ledger.directory import Description, LogDirectory, WriterLock
+from licet.ledger.errors import (
+    ClosedError,
+    ConfigError,
+    CorruptError,
+    FormatError,
+    KeyFileError,
+    LedgerError,
+    LimitError,
+    OrderError,
+    RollbackError,
+)
+from licet.ledger.events import Events, Ints, ProfileTable
+from licet.ledger.exposure import Exposure
+from licet.ledger.files import sync_folder, write_whole
+from licet.ledger.keys import rotation_statement, verify_rotation
+from licet.ledger.note import Checkpoint, SigningKey, VerifierKey, open_checkpoint
+from licet.ledger.records import (
+    AttestationMentioned,
+    ClaimedMs,
+    GradientApplied,
+    KeyRotated,
+    LogOpened,
+    Opaque,
+    ProfileDeclared,
+    Record,
+    RunStarted,
+)
+from licet.ledger.store import Batch, Store, Table
+from licet.ledger.view import HEAD, Head, View, checkpoint_key, node_key
+
+PENDING_BYTES_MAX = 256 << 20
+_FLUSH_BYTES = 8 << 20
+
+
+def now_ms() -> ClaimedMs:
+    """What this machine's clock claims."""
+    return ClaimedMs(time.time_ns() // 1_000_000)
+
+
+@dataclass(frozen=True, slots=True)
+class _Appended:
+    """Entries waiting for a commit: one record, or a batch of events."""
+
+    data: bytes
+    lengths: Ints
+    record: Record | Opaque | None = None
+    batch: tuple[Events, ProfileTable] | None = None
+
+
+class LogReader(View):
+    """A log as another process sees it. It never blocks the writer and never writes."""
+
+    def __init__(self, directory: LogDirectory, description: Description, store: Store) -> None:
+        super().__init__(description.origin, store, Head.unpack(store.get(Table.META, HEAD)))
+        self.directory = directory
+        self.first_key = description.verifier_key
+        self._exposure: Exposure | None = None
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        directory = LogDirectory(path)
+        description = directory.describe()
+        return cls(directory, description, Store.open_reader(directory.database))
+
+    @property
+    def exposure(self) -> Exposure:
+        """The exposure index; building it is put off until it is asked for."""
+        if self._exposure is None:
+            index = Exposure(self)
+            index.load()
+            self._exposure = index
+        return self._exposure
+
+    def keys(self) -> list[VerifierKey]:
+        """The keys that sign this log, oldest first: the first one, then each that its forerunner announced."""
+        chain = [self.first_key]
+        for index, rotation in self.all_of(KeyRotated):
+            old, new = VerifierKey.parse(rotation.old_key), VerifierKey.parse(rotation.new_key)
+            if old != chain[-1]:
+                raise CorruptError(f"Entry {index} rotates a key that did not sign this log.")
+            verify_rotation(
+                self.origin, old, new, by_old=rotation.old_signature, by_new=rotation.new_signature
+            )
+            chain.append(new)
+        return chain
+
+    def refresh(self) -> bool:
+        """Move on to what was committed since; whether there was anything."""
+        self._store.catch_up()
+        head = Head.unpack(self._store.get(Table.META, HEAD))
+        if head == self.head:
+            return False
+        before, self.head = self.head, head
+        if head.size < before.size or (before.size and self.root_at(before.size) != before.root):
+            self.head = before
+            raise RollbackError(
+                f"The log {self.origin} no longer begins with the {before.size} entries that were read from it.",
+                remedy="Stop using it and compare it with a mirror.",
+            )
+        if self._exposure is not None:
+            self._exposure.catch_up()
+        return True
+
+    def follow(self, start: int = 0, *, poll_s: float = 0.2, stop: threading.Event | None = None) -> Iterator[tuple[int, bytes]]:
+        """Entries from `start` on, waiting for more until `stop` is set (or for ever)."""
+        position = start
+        while stop is None or not stop.is_set():
+            for index, entry in self.entries(position):
+                yield index, entry
+                position = index + 1
+            if not self.refresh():
+                if stop is None:
+                    time.sleep(poll_s)
+                else:
+                    stop.wait(poll_s)
+
+    def close(self) -> None:
+        self._store.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class Ledger(LogReader):
+    """The one writer of a log.
+
+    Appending and committing may be done from several threads; `background.py` moves the commit off a hot one.
+    """
+
+    def __init__(
+        self, directory: LogDirectory, description: Description, store: Store, lock: WriterLock, key: SigningKey | None
+    ) -> None:
+        super().__init__(directory, description, store)
+        self.key = key
+        self._lock = lock
+        self._mutex = threading.RLock()
+        self._edge = tree.Edge()
+        self._pending: list[_Appended] = []
+        self._pending_count = 0
+        self._pending_bytes = 0
+        self._written_bytes = 0
+        self._run: tuple[int, int] | None = None
+        self._last_step = 0
+        self._failed: Exception | None = None
+        self._closed = False
+
+    # -- opening and closing
+
+    @classmethod
+    def create(cls, path: Path, key: SigningKey) -> Self:
+        """Make a new log whose origin is the key's name. It appears whole or not at all."""
+        if path.exists():
+            raise ConfigError(f"{path} already exists.", remedy="Open the log that is there, or choose another path.")
+        making = LogDirectory(path.with_name(f".{path.name}.creating"))
+        shutil.rmtree(making.path, ignore_errors=True)
+        making.database.mkdir(parents=True)
+        description = Description(key.name, key.verifier)
+        Store.create(making.database).close()
+        write_whole(making.description_file, description.to_json())
+        with cls._open(making, description, key) as ledger:
+            ledger.append(LogOpened(key.name, str(key.verifier), now_ms()))
+            ledger.commit()
+        making.path.rename(path)
+        sync_folder(path.parent)
+        ledger = cls.open(path, key)
+        ledger.checkpoint()
+        return ledger
+
+    @classmethod
+    def open(cls, path: Path, key: SigningKey | None = None) -> Self:
+        """Open for writing. A log that was rolled back, damaged or signed by another key is refused."""
+        directory = LogDirectory(path)
+        ledger = cls._open(directory, directory.describe(), key)
+        try:
+            ledger._check_opened()
+        except BaseException:
+            ledger.close()
+            raise
+        return ledger
+
+    @classmethod
+    def _open(cls, directory: LogDirectory, description: Description, key: SigningKey | None) -> Self:
+        lock = WriterLock.take(directory)
+        try:
+            ledger = cls(directory, description, Store.open_writer(directory.database), lock, key)
+        except BaseException:
+            lock.release()
+            raise
+        try:
+            ledger._edge = tree.Edge.load(ledger.size, ledger)
+            if ledger._edge.root() != ledger.head.root:
+                raise CorruptError(
+                    f"The last entries of {directory.path} do not hash to its head.",
+                    remedy="Restore the log from a mirror or a backup, and keep the damaged copy as evidence.",
+                )
+        except BaseException:
+            ledger.close()
+            raise
+        return ledger
+
+    def _check_opened(self) -> None:
+        keys = self.keys()
+        opened = self.record(0) if self.size else None
+        if not isinstance(opened, LogOpened) or (opened.origin, opened.verifier_key) != (
+            self.origin,
+            str(self.first_key),
+        ):
+            raise CorruptError(
+                f"The first entry of {self.directory.path} is not that of the log {self.origin}.",
+                remedy="ledger.json and db/ belong to different logs: restore both from one place.",
+            )
+        if self.key is not None and self.key.verifier != keys[-1]:
+            raise KeyFileError(
+                f"The key {self.key.verifier} is not the one that signs {self.origin} now, {keys[-1]}.",
+                remedy="Open the log with its current key, or rotate to a new one with `licet ledger rotate-key`.",
+            )
+        self._check_anchor(keys)
+
+    def _check_anchor(self, keys: Sequence[VerifierKey]) -> None:
+        note = self.directory.read_anchor()
+        if note is None:
+            if self.latest_checkpoint() is not None:
+                raise self.directory.missing_anchor()
+            return
+        anchor = open_checkpoint(note, keys, origin=self.origin)
+        if anchor.size > self.size:
+            raise RollbackError(
+                f"{self.directory.path} has {self.size} entries, but {anchor.size} were signed: it was rolled back.",
+                remedy="Restore the newest copy, or rebuild the log from a mirror.",
+            )
+        if self.root_at(anchor.size) != anchor.root:
+            raise RollbackError(
+                f"The first {anchor.size} entries of {self.directory.path} are not those that were signed.",
+                remedy="Restore the true copy, or rebuild the log from a mirror; keep this one as evidence.",
+            )
+
+    def close(self) -> None:
+        """Give the log up. What was appended and not committed is dropped."""
+        with self._mutex:
+            if self._closed:
+                return
+            self._closed = True
+            if self._written_bytes > _FLUSH_BYTES and self._failed is None:
+                with contextlib.suppress(LedgerError):  # only saves the next open some work
+                    self._store.flush()
+            self._store.close()
+            self._lock.release()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if error is None and not self._closed and self._failed is None:
+                self.commit()
+        finally:
+            self.close()
+
+    # -- appending
+
+    def append(self, record: Record | Opaque) -> int:
+        """Add a record to the next commit; the index it will have."""
+        if isinstance(record, GradientApplied):
+            return self.append_events(self._as_events(record))
+        with self._mutex:
+            self._check_open()
+            index = self.size + self._pending_count
+            self._check_order(index, record)
+            entry = codec.encode(record)
+            if lookup.key(entry, index) is None:  # an opaque entry posing as an event
+                raise FormatError("Events of a future version cannot be written by this release.")
+            self._take_in(_Appended(entry, np.array([len(entry)], np.int64), record=record))
+            return index
+
+    def append_events(self, batch: Events) -> int:
+        """Add training events to the next commit; the index that the first will have."""
+        with self._mutex:
+            self._check_open()
+            index = self.size + self._pending_count
+            if not len(batch):
+                return index
+            profiles = self._check_events(batch, index)
+            data, lengths = events.encode(batch, profiles)
+            self._take_in(_Appended(data, lengths, batch=(batch, profiles)))
+            self._last_step = int(batch.step[-1])
+            return index
+
+    def _take_in(self, item: _Appended) -> None:
+        if self._pending_bytes + len(item.data) > PENDING_BYTES_MAX:
+            raise LimitError(
+                f"More than {PENDING_BYTES_MAX >> 20} MiB wait to be committed.", remedy="Commit more often."
+            )
+        self._pending.append(item)
+        self._pending_count += len(item.lengths)
+        self._pending_bytes += len(item.data)
+
+    def _check_open(self) -> None:
+        if self._failed is not None:
+            raise ClosedError(
+                f"The log {self.origin} stopped when a write failed: {self._failed}",
+                remedy="Mend the cause and open it again; everything acknowledged is in it.",
+            )
+        if self._closed:
+            raise ClosedError(f"The log {self.origin} is closed.", remedy="Open it again.")
+
+    def _check_order(self, index: int, record: Record | Opaque) -> None:
+        """Records that give later ones their meaning must make sense where they stand."""
+        if isinstance(record, RunStarted):
+            names = [block.name for block in record.blocks]
+            if not names or len(set(names)) != len(names):
+                raise FormatError("A run needs blocks, each with a name of its own.")
+            self.exposure  # noqa: B018  loaded now, while nothing of the new run is committed
+            self._run, self._last_step = (index, len(names)), 0
+        elif isinstance(record, ProfileDeclared):
+            run, blocks = self._current_run()
+            if record.run != run or not len(record.levels) == len(record.rules) == blocks:
+                raise OrderError(
+                    f"A profile of run {run} has {blocks} levels and as many rules.",
+                    remedy="Declare profiles after the run that they are for.",
+                )
+            if any(abs(level) > norms.LEVEL_MAX for level in record.levels):
+                raise FormatError(f"A level lies between -{norms.LEVEL_MAX} and {norms.LEVEL_MAX}.")
+            self.exposure.declare_profile(index, record)
+        elif isinstance(record, AttestationMentioned) and self._exposure is not None:
+            self._exposure.mention_attestation(index, record)
+
+    def _check_events(self, batch: Events, index: int) -> ProfileTable:
+        run, blocks = self._current_run()
+        if batch.codes.shape[1] != blocks:
+            raise OrderError(f"Events of this run have norms for {blocks} blocks, not {batch.codes.shape[1]}.")
+        if batch.refs.max() >= index:
+            raise OrderError("An event refers to an entry that comes after it.")
+        if batch.step[0] < self._last_step or bool((np.diff(batch.step) < 0).any()):
+            raise OrderError(
+                f"Steps never go back within a run; the last was {self._last_step}.",
+                remedy="After resuming from an older checkpoint, start a new run with that seal as its parent.",
+            )
+        for attestation in set(batch.attestation.tolist()):
+            self.exposure.source_of(attestation)
+        profiles = ProfileTable.of(batch.profile, self.exposure.levels)
+        if batch.profile.min() <= run or profiles.levels.shape[1] != blocks:
+            raise OrderError("An event refers to a profile of an earlier run.", remedy="Declare it for this run.")
+        return profiles
+
+    def _current_run(self) -> tuple[int, int]:
+        if self._run is None and self.exposure.current is not None:
+            current = self.exposure.current
+            self._run, self._last_step = (current.run, len(current.blocks)), current.last_step
+        if self._run is None:
+            raise OrderError("There is no run yet.", remedy="Append a RunStarted before its profiles and events.")
+        return self._run
+
+    def _as_events(self, record: GradientApplied) -> Events:
+        levels = self.exposure.levels(record.profile)
+        if len(record.norms) != np.count_nonzero(levels):
+            raise FormatError("An event has one norm for each block in which its profile is not zero.")
+        codes = np.zeros((1, len(levels)), np.uint16)
+        codes[0, levels != 0] = record.norms
+        columns = [[record.flags, record.step, record.epoch, record.microbatch, record.slot]]
+        refs = [[record.example, record.attestation, record.profile]]
+        codec.encode(record)  # refuses numbers that do not fit
+        return Events(np.array(columns, np.int64), np.array(refs, np.int64), codes)
+
+    # -- committing
+
+    def commit(self) -> Head:
+        """Make everything appended durable, all of it or nothing. On return it survives a crash."""
+        with self._mutex:
+            self._check_open()
+            if not self._pending:
+                return self.head
+            try:
+                return self._commit()
+            except Exception as error:
+                self._failed = error
+                raise
+
+    def _commit(self) -> Head:
+        pending, first = self._pending, self.size
+        data = b"".join(item.data for item in pending)
+        lengths = np.concatenate([item.lengths for item in pending])
+        offsets = np.zeros(len(lengths) + 1, np.int64)
+        np.cumsum(lengths, out=offsets[1:])
+        edge, finished = self._edge.extended(tree.leaf_hashes(data, offsets))
+        head = Head(edge.size, edge.root())
+
+        batch = self._store.batch()
+        for key, value in chunks.split(first, data, lengths):
+            batch.put(Table.ENTRIES, key, value)
+        for level, start, hashes in finished:
+            for i, row in enumerate(hashes):
+                batch.put(Table.NODES, node_key(level, start + i), row.tobytes())
+        index = first
+        for item in pending:
+            self._index(item, index, batch)
+            index += len(item.lengths)
+        exposure = self._exposure
+        if exposure is not None and exposure.current is not None and exposure.current.is_full:
+            exposure.current.close_segment(head.size, batch)
+        batch.put(Table.META, HEAD, head.pack())
+        self._store.write(batch)
+
+        self._edge, self.head = edge, head
+        self._pending, self._pending_count, self._pending_bytes = [], 0, 0
+        self._written_bytes += len(data)
+        if exposure is not None:
+            exposure.position = head.size
+        return head
+
+    def _index(self, item: _Appended, index: int, batch: Batch) -> None:
+        """Put what finds an item again into the batch."""
+        if item.batch is not None:
+            current = self.exposure.current
+            assert current is not None
+            current.add(*item.batch, index + np.arange(len(item.lengths)))
+            return
+        key = lookup.key(item.data, index)
+        assert key is not None
+        batch.put(Table.LOOKUP, key, b"")
+        if isinstance(item.record, RunStarted):
+            if self.exposure.current is not None:
+                self.exposure.current.close_segment(index, batch)
+            self.exposure.current = self.exposure.start_run(index, item.record)
+
+    # -- signing
+
+    def checkpoint(self) -> bytes:
+        """Commit, sign what the log holds now, and anchor it outside the database; the signed note."""
+        with self._mutex:
+            return self._sign([self._signer()])
+
+    def rotate_key(self, new: SigningKey, *, reason: str) -> bytes:
+        """Announce a new key under the old one, and sign with both this once; the signed note."""
+        with self._mutex:
+            old = self._signer()
+            if new.name != old.name:
+                raise ConfigError(f"The new key must sign under the log's name, {old.name}.")
+            statement = rotation_statement(self.origin, old.verifier, new.verifier)
+            by_old, by_new = old.sign_raw(statement), new.sign_raw(statement)
+            self.append(KeyRotated(str(old.verifier), str(new.verifier), by_old, by_new, reason, now_ms()))
+            self.commit()
+            self.key = new
+            return self._sign([old, new])
+
+    def _signer(self) -> SigningKey:
+        if self.key is None:
+            raise KeyFileError(
+                f"The log {self.origin} was opened without its key, so it cannot be signed.",
+                remedy="Open it with the key of its home (keys/).",
+            )
+        return self.key
+
+    def _sign(self, signers: list[SigningKey]) -> bytes:
+        head = self.commit()
+        note = Checkpoint(self.origin, head.size, head.root).sign(signers)
+        # The anchor first: whoever crashes between the two is left with an anchor that the log fulfils.
+        self.directory.write_anchor(note)
+        batch = self._store.batch()
+        batch.put(Table.META, checkpoint_key(head.size), note)
+        try:
+            self._store.write(batch)
+        except Exception as error:
+            self._failed = error
+            raise
+        return note

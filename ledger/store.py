@@ -1,0 +1,190 @@
+"""The database under a log: ordered byte keys in named tables, atomic batches, one durable write. Nothing else.
+
+This is the only file that knows RocksDB. It knows nothing of entries, trees or records.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from enum import StrEnum
+from pathlib import Path
+from typing import TypeVar
+
+import rocksdict
+
+from licet.ledger.errors import ClosedError, CorruptError, StorageError
+
+MIB = 1 << 20
+WAL_BYTES_MAX = 192 * MIB
+"""What a reopening after a crash may have to replay."""
+
+_R = TypeVar("_R")
+
+
+class Table(StrEnum):
+    """Each table is a column family: keys that only grow are then never rewritten by compaction."""
+
+    META = "default"
+    ENTRIES = "entries"
+    NODES = "nodes"
+    LOOKUP = "lookup"
+    EXPOSURE = "exposure"
+    POSTINGS = "postings"
+
+
+class Batch:
+    """Writes that happen together or not at all."""
+
+    def __init__(self, tables: dict[Table, rocksdict.ColumnFamily]) -> None:
+        self._tables = tables
+        self._batch = rocksdict.WriteBatch(raw_mode=True)
+
+    def put(self, table: Table, key: bytes, value: bytes) -> None:
+        self._batch.put(key, value, self._tables[table])
+
+
+class Store:
+    """An open database. A writer holds RocksDB's lock; a reader is a secondary that catches up when asked."""
+
+    def __init__(self, path: Path, db: rocksdict.Rdict, scratch: Path | None) -> None:
+        self._path = path
+        self._db = db
+        self._scratch = scratch
+        self._views = {table: db.get_column_family(table.value) for table in Table if table is not Table.META}
+        self._views[Table.META] = db
+        self._handles = {table: db.get_column_family_handle(table.value) for table in Table}
+        self._unsynced = rocksdict.WriteOptions()
+
+    @classmethod
+    def create(cls, path: Path) -> Store:
+        return cls._open(path, rocksdict.AccessType.read_write(), None, create=True)
+
+    @classmethod
+    def open_writer(cls, path: Path) -> Store:
+        return cls._open(path, rocksdict.AccessType.read_write(), None)
+
+    @classmethod
+    def open_reader(cls, path: Path) -> Store:
+        """A view that never blocks or writes to the database. Its own log files go to a scratch folder."""
+        scratch = Path(tempfile.mkdtemp(prefix="licet-reader-"))
+        try:
+            return cls._open(path, rocksdict.AccessType.secondary(str(scratch)), scratch)
+        except BaseException:
+            shutil.rmtree(scratch, ignore_errors=True)
+            raise
+
+    @classmethod
+    def _open(
+        cls, path: Path, access: rocksdict.AccessType, scratch: Path | None, *, create: bool = False
+    ) -> Store:
+        families = {table.value: _options(table) for table in Table if table is not Table.META}
+        options = _options(Table.META)
+        options.create_if_missing(create)
+        options.create_missing_column_families(create)
+        db = _guarded(path, lambda: rocksdict.Rdict(str(path), options, families, access))
+        return cls(path, db, scratch)
+
+    def batch(self) -> Batch:
+        return Batch(self._handles)
+
+    def write(self, batch: Batch) -> None:
+        """Write atomically; on return it survives a crash of the machine.
+
+        Writing and syncing are two calls because RocksDB's write keeps Python's interpreter lock, and its sync,
+        which takes nearly all of the time, does not.
+        """
+        _guarded(self._path, lambda: self._db.write(batch._batch, self._unsynced))
+        _guarded(self._path, lambda: self._db.flush_wal(True))
+
+    def get(self, table: Table, key: bytes) -> bytes | None:
+        value: bytes | None = _guarded(self._path, lambda: self._views[table].get(key))
+        return value
+
+    def get_many(self, table: Table, keys: list[bytes]) -> list[bytes | None]:
+        values: list[bytes | None] = _guarded(self._path, lambda: self._views[table].get(keys)) if keys else []
+        return values
+
+    def scan(self, table: Table, start: bytes, stop: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """Keys from `start` up to and without `stop`, in order."""
+        cursor = _guarded(self._path, self._views[table].iter)
+        _guarded(self._path, lambda: cursor.seek(start))
+        while cursor.valid() and (key := cursor.key()) < stop:
+            yield key, cursor.value()
+            cursor.next()
+        _guarded(self._path, cursor.status)
+
+    def last_at_or_before(self, table: Table, key: bytes) -> tuple[bytes, bytes] | None:
+        """The entry with the greatest key that is not greater than `key`."""
+        cursor = _guarded(self._path, self._views[table].iter)
+        _guarded(self._path, lambda: cursor.seek_for_prev(key))
+        _guarded(self._path, cursor.status)
+        return (cursor.key(), cursor.value()) if cursor.valid() else None
+
+    def catch_up(self) -> None:
+        """Let a reader see what the writer has written since."""
+        _guarded(self._path, self._db.try_catch_up_with_primary)
+
+    def flush(self) -> None:
+        """Move what is in memory into sorted files, so that the next open has nothing to replay."""
+        for view in self._views.values():
+            _guarded(self._path, view.flush)
+
+    def close(self) -> None:
+        self._views.clear()
+        self._handles.clear()
+        self._db.close()
+        if self._scratch is not None:
+            shutil.rmtree(self._scratch, ignore_errors=True)
+
+
+def _guarded(path: Path, call: Callable[[], _R]) -> _R:
+    """Turn what RocksDB raises (plain `Exception`s with a status text) into our errors."""
+    try:
+        return call()
+    except rocksdict.DbClosedError as error:
+        raise ClosedError(f"The log {path.parent} is closed.", remedy="Open it again.") from error
+    except Exception as error:  # noqa: BLE001  rocksdict has no narrower type
+        text = str(error)
+        if "Corruption" in text:
+            raise CorruptError(
+                f"The database of {path.parent} is damaged: {text}.",
+                remedy="Restore it from a mirror or a backup, and keep the damaged copy as evidence.",
+            ) from error
+        raise StorageError(
+            f"The database of {path.parent} cannot be used: {text}.",
+            remedy="Look at free space (df), permissions, and the disk's health; then open the log again: "
+            "everything acknowledged is in it.",
+        ) from error
+
+
+def _options(table: Table) -> rocksdict.Options:
+    options = rocksdict.Options(raw_mode=True)
+    options.set_compression_type(rocksdict.DBCompressionType.zstd())
+    options.set_write_buffer_size((32 if table is Table.ENTRIES else 8) * MIB)
+    options.set_max_write_buffer_number(3)
+    options.set_target_file_size_base(64 * MIB)
+    blocks = rocksdict.BlockBasedOptions()
+    blocks.set_block_size(16 << 10)
+    blocks.set_block_cache(_cache())
+    blocks.set_format_version(5)
+    options.set_block_based_table_factory(blocks)
+    options.set_max_open_files(-1)
+    options.set_max_total_wal_size(WAL_BYTES_MAX)
+    options.set_max_background_jobs(2)
+    options.set_keep_log_file_num(2)
+    options.set_max_log_file_size(MIB)
+    options.set_is_fd_close_on_exec(True)
+    return options
+
+
+_shared_cache: rocksdict.Cache | None = None
+
+
+def _cache() -> rocksdict.Cache:
+    """One block cache for every log of this process, so that opening a second does not double the memory."""
+    global _shared_cache  # noqa: PLW0603
+    if _shared_cache is None:
+        _shared_cache = rocksdict.Cache(48 * MIB)
+    return _shared_cache
