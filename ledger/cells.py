@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from licet.ledger.events import Events, Ints, ProfileTable
 from licet.ledger.norms import LIMB_BITS
-from licet.ledger.segments import Segment
+from licet.ledger.segments import Extent, Segment
 
 _ROWS_MIN = 64
 
@@ -22,18 +22,19 @@ class Cells:
 
     def __init__(self, blocks: int, group_of: Callable[[int], int]) -> None:
         self._group_of = group_of
-        self._row_of: dict[int, int] = {}
+        self._refs = np.empty(0, np.int64)
+        self._table = np.full((2 * _ROWS_MIN, 2), -1, np.int64)
         self._groups = np.zeros(_ROWS_MIN, np.int64)
         self._cells = np.zeros((_ROWS_MIN, blocks, 3), np.int64)
         self._steps = np.full((_ROWS_MIN, blocks, 2), -1, np.int64)
 
     def __len__(self) -> int:
-        return len(self._row_of)
+        return len(self._refs)
 
     @property
     def refs(self) -> Ints:
         """The attestation of each row."""
-        return np.fromiter(self._row_of, np.int64, len(self))
+        return self._refs
 
     @property
     def cells(self) -> Ints:
@@ -46,7 +47,7 @@ class Cells:
         return self._steps[: len(self)]
 
     def rows_of(self, refs: Sequence[int]) -> Ints:
-        return np.array([row for ref in refs if (row := self._row_of.get(ref)) is not None], np.int64)
+        return np.flatnonzero(np.isin(self._refs, refs))
 
     def rows_in(self, group: int) -> Ints:
         return np.flatnonzero(self._groups[: len(self)] == group)
@@ -55,11 +56,9 @@ class Cells:
         """Add some events."""
         from licet.ledger import kernels  # noqa: PLC0415
 
-        distinct, inverse = np.unique(events.attestation, return_inverse=True)
-        rows = self._rows(distinct)[inverse]
-        kernels.fold(
-            self._cells, self._steps, rows, events.step, profiles.rows, profiles.levels, events.codes
-        )
+        rows = self._rows(events.attestation)
+        order = np.argsort(rows)  # one row after another, so that each is fetched into the processor's cache once
+        kernels.fold(self._cells, self._steps, order, rows, events.step, profiles.rows, profiles.levels, events.codes)
 
     def merge(self, segment: Segment) -> None:
         """Add the sums of a segment."""
@@ -74,28 +73,55 @@ class Cells:
 
         kernels.add_selected(self._cells, blocks, self._groups[: len(self)], hi, lo)
 
+    def as_segment(self, extent: Extent) -> Segment:
+        """These sums as a segment. Its rows are in the order of their references, however they were added."""
+        refs = self.refs
+        order = np.argsort(refs)
+        return Segment(
+            extent.start,
+            extent.end,
+            extent.first_step,
+            extent.last_step,
+            extent.events,
+            refs[order],
+            self.cells[order],
+            self.steps[order],
+        )
+
     def clear(self) -> None:
         self._cells[: len(self)] = 0
         self._steps[: len(self)] = -1
-        self._row_of.clear()
+        self._refs = np.empty(0, np.int64)
+        self._table[:] = -1
 
     def _rows(self, refs: Ints) -> Ints:
         """The rows of some attestations, new ones included."""
-        known, before = self._row_of, len(self)
-        rows = np.fromiter((known.setdefault(ref, len(known)) for ref in refs.tolist()), np.int64, len(refs))
-        if len(known) > before:
-            self._grow(len(known))
-            new = list(known)[before:]
-            self._groups[before : len(known)] = [self._group_of(ref) for ref in new]
+        from licet.ledger import kernels  # noqa: PLC0415
+
+        rows: Ints = kernels.find_rows(self._table, refs)
+        missing = rows < 0
+        if missing.any():
+            new = np.unique(refs[missing])
+            self._grow(len(self) + len(new))
+            self._groups[len(self) : len(self) + len(new)] = [self._group_of(ref) for ref in new.tolist()]
+            kernels.insert_rows(self._table, new, len(self))
+            self._refs = np.concatenate([self._refs, new])
+            rows = kernels.find_rows(self._table, refs)
         return rows
 
     def _grow(self, rows: int) -> None:
+        """Make room for this many rows; the table of references stays at most half full."""
+        from licet.ledger import kernels  # noqa: PLC0415
+
         more = max(rows, 2 * len(self._cells)) - len(self._cells)
         if rows > len(self._cells):
             blocks = self._cells.shape[1]
             self._groups = np.concatenate([self._groups, np.zeros(more, np.int64)])
             self._cells = np.concatenate([self._cells, np.zeros((more, blocks, 3), np.int64)])
             self._steps = np.concatenate([self._steps, np.full((more, blocks, 2), -1, np.int64)])
+        if 2 * rows > len(self._table):
+            self._table = np.full((1 << (4 * rows).bit_length(), 2), -1, np.int64)
+            kernels.insert_rows(self._table, self._refs, 0)
 
 
 def total(hi: int, lo: int) -> int:
@@ -108,13 +134,6 @@ def merged(parts: Sequence[Segment]) -> Segment:
     sums = Cells(parts[0].cells.shape[1], lambda _: 0)
     for part in parts:
         sums.merge(part)
-    return Segment(
-        parts[0].start,
-        parts[-1].end,
-        parts[0].first_step,
-        parts[-1].last_step,
-        sum(part.events for part in parts),
-        sums.refs,
-        sums.cells,
-        sums.steps,
-    )
+    events = sum(part.events for part in parts)
+    first, last = parts[0], parts[-1]
+    return sums.as_segment(Extent(first.start, last.end, first.first_step, last.last_step, events))

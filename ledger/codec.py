@@ -23,7 +23,6 @@ A kind or version this release does not know is read as `Opaque`: its meaning is
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 import struct
 import types
@@ -39,6 +38,7 @@ ENTRY_BYTES_MAX = 65_535
 """An entry bundle of a tile gives each entry's length in two bytes."""
 
 _INT_LIMIT = 2**63
+_KNOWN: dict[Any, _Coder] = {}
 _FIXED_BYTES = {records.U8: 1, records.U16: 2, records.U32: 4, records.U40: 5, records.Ref: 5}
 
 
@@ -63,7 +63,7 @@ def encode(record: Record | Opaque) -> bytes:
     if len(entry) > ENTRY_BYTES_MAX:
         raise LimitError(
             f"A {type(record).__name__} of {len(entry)} bytes is too large for the log.",
-            remedy=f"An entry may have {ENTRY_BYTES_MAX} bytes: store the large part as content and refer to its digest.",
+            remedy=f"An entry may have {ENTRY_BYTES_MAX} bytes: store the rest as content and refer to its digest.",
         )
     return entry
 
@@ -82,8 +82,14 @@ def decode(entry: bytes) -> Record | Opaque:
     return record
 
 
-@functools.cache
 def _coder(kind: Any) -> _Coder:
+    known = _KNOWN.get(kind)
+    if known is None:
+        known = _KNOWN[kind] = _new_coder(kind)
+    return known
+
+
+def _new_coder(kind: Any) -> _Coder:
     for matches, make in _CODERS:
         if matches(kind):
             return make(kind)

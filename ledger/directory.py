@@ -1,9 +1,9 @@
 """What lies where in a log's directory, who may write to it, and the anchor beside it.
 
-    logs/training/ledger.json    what this log is: origin, first verifier key, format
-    logs/training/db/            the database
-    logs/training/lock           held by the one writer, and who that is
-    logs/training.anchor         the last signed checkpoint, outside what a restored backup would bring back
+logs/training/ledger.json    what this log is: origin, first verifier key, format
+logs/training/db/            the database
+logs/training/lock           held by the one writer, and who that is
+logs/training.anchor         the last signed checkpoint, outside what a restored backup would bring back
 """
 
 from __future__ import annotations

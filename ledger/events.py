@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from licet.ledger import norms
 from licet.ledger.chunks import Chunk
 from licet.ledger.errors import FormatError, VerificationError
 from licet.ledger.records import GradientApplied
@@ -50,12 +49,15 @@ class Events:
         `norms_raw` [n, blocks] are the norms before the weight; NaN stands where none was computed because the
         weight is zero.
         """
-        try:
-            codes = norms.encode(np.nan_to_num(np.asarray(norms_raw, np.float64), nan=0.0, posinf=np.inf))
-        except ValueError as error:
-            raise FormatError(f"These gradient norms cannot be recorded: {error}.") from error
-        if codes.ndim != 2:
-            raise FormatError("Gradient norms come as a table of events × blocks.")
+        from licet.ledger import kernels  # noqa: PLC0415
+
+        values = np.asarray(norms_raw)
+        if values.ndim != 2 or values.dtype.kind != "f":
+            raise FormatError("Gradient norms come as a table of events × blocks, in floating point.")
+        if (values < 0).any():
+            raise FormatError("A gradient norm is never negative.")
+        wide = np.ascontiguousarray(values, np.float64)
+        codes = kernels.encode_norms(wide, wide.view(np.uint64))
         fields = {"flags": flags, "step": step, "epoch": epoch, "microbatch": microbatch, "slot": slot}
         columns = _table(fields, len(codes))
         refs = _table({"example": example, "attestation": attestation, "profile": profile}, len(codes))
@@ -124,9 +126,7 @@ def find(chunk: Chunk) -> Ints:
     return found
 
 
-def decode(
-    chunk: Chunk, which: Ints, levels_of: Callable[[int], NDArray[np.int16]]
-) -> tuple[Events, ProfileTable]:
+def decode(chunk: Chunk, which: Ints, levels_of: Callable[[int], NDArray[np.int16]]) -> tuple[Events, ProfileTable]:
     """The events numbered `which` of a chunk, and the profiles they refer to."""
     from licet.ledger import kernels  # noqa: PLC0415
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,13 +21,19 @@ from licet.ledger.errors import CorruptError, FormatError, NotFoundError
 from licet.ledger.events import Events, Ints, ProfileTable
 from licet.ledger.records import AttestationMentioned, CheckpointSealed, ExampleAdmitted, ProfileDeclared, RunStarted
 from licet.ledger.segments import Extent, Segment
-from licet.ledger.store import Batch, Table
+from licet.ledger.store import Table
 from licet.ledger.view import View
 
 SEGMENT_EVENTS_MIN = 1 << 14
 SEGMENT_EVENTS_MAX = 1 << 20
-_FOLD_EVENTS = 1 << 13
-"""Events are summed in batches of this size: one call for many commits."""
+_FOLD_EVENTS = 1 << 14
+"""Events are summed in batches of this size, sorted by attestation so that each one's row is touched once."""
+
+
+class Sink(Protocol):
+    """Where the index is written to: a batch of the database, or somebody who compares."""
+
+    def put(self, table: Table, key: bytes, value: bytes) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,15 +89,17 @@ class RunExposure:
 
     def load(self) -> None:
         """Take over the closed segments; what follows `open_from` is then to be added from the entries."""
-        view = self._index.view
-        for _, value in view.scan(
-            Table.EXPOSURE, segments.extent_key(self.run, 0), segments.run_prefix(self.run + 1)
-        ):
-            self.extents.append(Extent.unpack(value))
+        self.extents = self.stored_extents()
         for level, number in segments.cover(0, len(self.extents)):
             self.closed.merge(self.read_segment(level, number))
         if self.extents:
             self.last_step = self.extents[-1].last_step
+
+    def stored_extents(self) -> list[Extent]:
+        """Where the closed segments lie."""
+        stop = segments.run_prefix(self.run + 1)
+        stored = self._index.view.scan(Table.EXPOSURE, segments.extent_key(self.run, 0), stop)
+        return [Extent.unpack(value) for _, value in stored]
 
     def read_segment(self, level: int, number: int) -> Segment:
         value = self._index.view.get(Table.EXPOSURE, segments.segment_key(self.run, level, number))
@@ -125,22 +134,13 @@ class RunExposure:
         size = len(self.open) * len(self.blocks)
         return self._open_events >= min(max(SEGMENT_EVENTS_MIN, size), SEGMENT_EVENTS_MAX)
 
-    def close_segment(self, end: int, batch: Batch) -> None:
+    def close_segment(self, end: int, batch: Sink) -> None:
         """Write the open segment up to entry `end`, the ones it completes on higher levels, and its postings."""
         if not self._open_events:
             return
         self.settle()
         extent = Extent(self.open_from, end, self._first_open_step, self.last_step, self._open_events)
-        segment = Segment(
-            extent.start,
-            extent.end,
-            extent.first_step,
-            extent.last_step,
-            extent.events,
-            self.open.refs,
-            self.open.cells.copy(),
-            self.open.steps.copy(),
-        )
+        segment = self.open.as_segment(extent)
         number = len(self.extents)
         batch.put(Table.EXPOSURE, segments.extent_key(self.run, number), extent.pack())
         for key, value in segments.postings(self.run, number, extent.start, *self._places()):
@@ -149,8 +149,8 @@ class RunExposure:
         self.extents.append(extent)
         self.open.clear()
         self._open_events, self._open_places = 0, []
-        for level, n, value in self._completed(number, segment):
-            batch.put(Table.EXPOSURE, segments.segment_key(self.run, level, n), value.pack())
+        for level, n, whole in self._completed(number, segment):
+            batch.put(Table.EXPOSURE, segments.segment_key(self.run, level, n), whole.pack())
 
     def _completed(self, number: int, segment: Segment) -> Iterator[tuple[int, int, Segment]]:
         """The new segment of level 0, and each on a higher level that it is the last part of."""
@@ -210,6 +210,7 @@ class Exposure:
         self._runs: dict[int, RunExposure] = {}
         self._levels: dict[int, NDArray[np.int16]] = {}
         self._attestations: dict[int, str] = {}
+        self._known = np.empty(0, np.int64)
         self._groups: dict[str, int] = {}
 
     # -- keeping in step with the log
@@ -279,6 +280,16 @@ class Exposure:
             self.mention_attestation(attestation, mentioned)
         return self._attestations[attestation]
 
+    def check_attestations(self, refs: Ints) -> None:
+        """Raise unless each of these entries mentions an attestation."""
+        if len(self._known) != len(self._attestations):
+            self._known = np.sort(np.fromiter(self._attestations, np.int64, len(self._attestations)))
+        places = np.searchsorted(self._known, refs)
+        places[places == len(self._known)] = 0
+        if not len(self._known) or (self._known[places] != refs).any():
+            for ref in set(refs.tolist()):
+                self.source_of(ref)
+
     def mention_attestation(self, attestation: int, mentioned: AttestationMentioned) -> None:
         self._attestations[attestation] = mentioned.source
 
@@ -318,7 +329,9 @@ class Exposure:
                 sums.setdefault(block, []).append(_block_exposure(block, cells.cells[rows, b], cells.steps[rows, b]))
         if not known and not any(row.events for rows_ in sums.values() for row in rows_):
             name = source if source is not None else (attestation or b"").hex()
-            raise NotFoundError(f"{name} has not contributed to this log.", remedy="`licet ledger reverse` lists who has.")
+            raise NotFoundError(
+                f"{name} has not contributed to this log.", remedy="`licet ledger reverse` lists who has."
+            )
         return [_combined(rows_) for rows_ in sums.values()]
 
     def forward_example(self, example: bytes, *, run: int | None = None) -> list[BlockExposure]:

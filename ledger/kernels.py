@@ -11,7 +11,7 @@ from typing import Any
 import numba as nb
 import numpy as np
 
-from licet.ledger.norms import CODE_MAX, LIMB_BITS
+from licet.ledger.norms import CODE_MAX, LIMB_BITS, NOT_FINITE, UNIT_BITS
 
 HEADER_BYTES = 29
 """Bytes of a `GradientApplied` entry before its norms."""
@@ -20,6 +20,8 @@ _LANES = 16
 _U32 = nb.uint32
 _AT = nb.uintp
 _LIMB_MASK = (1 << LIMB_BITS) - 1
+_SPREAD = 0x9E3779B1
+_FRACTION = (1 << 52) - 1
 
 
 def _fractional_bits(root: float, primes: int) -> list[int]:
@@ -38,7 +40,7 @@ _START = np.array(_fractional_bits(1 / 2, 8), dtype=np.uint32)
 _jit = nb.njit(nogil=True, cache=True, boundscheck=False, error_model="numpy")
 
 
-@nb.njit(inline="always")  # type: ignore[untyped-decorator]
+@nb.njit(inline="always")
 def _rotr(x: Any, n: int) -> Any:
     return _U32((_U32(x) >> _U32(n)) | (_U32(x) << _U32(32 - n)))
 
@@ -179,6 +181,31 @@ def tree_root(hashes: Any) -> Any:
 
 
 @_jit
+def encode_norms(values: Any, bits: Any) -> Any:
+    """The codes of norms [n, blocks], as `norms.encode`; NaN, a norm that was not computed, counts as zero.
+
+    `bits` are the doubles of `values`, seen as integers.
+    """
+    codes = np.empty(values.shape, np.uint16)
+    for i in range(values.shape[0]):
+        for b in range(values.shape[1]):
+            code = np.int64(0)
+            exponent = np.int64(bits[i, b] >> 52) - 1023
+            mantissa = np.int64(bits[i, b] & _FRACTION)
+            shift = exponent + UNIT_BITS - 10
+            if exponent == 1024:
+                code = NOT_FINITE if mantissa == 0 else 0
+            elif shift >= 0:
+                # Ten bits of the fraction stay, rounded half to even; a carry runs into the exponent, as it should.
+                half = (mantissa >> 42) & 1
+                code = min(((shift + 1) << 10) + ((mantissa + (1 << 41) - 1 + half) >> 42), CODE_MAX)
+            elif shift > -12:
+                code = np.int64(np.rint(values[i, b] * 2.0**UNIT_BITS))
+            codes[i, b] = code
+    return codes
+
+
+@_jit
 def encode_events(tag: Any, columns: Any, refs: Any, rows: Any, levels: Any, codes: Any) -> Any:
     """`GradientApplied` entries of n events: their bytes and their n + 1 offsets.
 
@@ -229,13 +256,13 @@ def decode_headers(data: Any, offsets: Any, which: Any, columns: Any, refs: Any)
     for j in range(which.shape[0]):
         at = offsets[which[j]] + 2
         for f in range(5):
-            value = 0
+            value = np.int64(0)
             for k in range(widths[f]):
                 value |= np.int64(data[at + k]) << (8 * k)
             columns[j, f] = value
             at += widths[f]
         for f in range(3):
-            value = 0
+            value = np.int64(0)
             for k in range(5):
                 value |= np.int64(data[at + k]) << (8 * k)
             refs[j, f] = value
@@ -263,13 +290,13 @@ def decode_norms(data: Any, offsets: Any, which: Any, rows: Any, levels: Any, co
 
 
 @_jit
-def fold(cells: Any, steps: Any, rows: Any, step: Any, profiles: Any, levels: Any, codes: Any) -> None:
-    """Add events to exposure cells.
+def fold(cells: Any, steps: Any, order: Any, rows: Any, step: Any, profiles: Any, levels: Any, codes: Any) -> None:
+    """Add events to exposure cells, in the given order.
 
     `cells` [rows, blocks, 3] holds hi, lo, count; `steps` [rows, blocks, 2] first and last step, first = -1 if none.
     """
     blocks = codes.shape[1]
-    for i in range(rows.shape[0]):
+    for i in order:
         r = rows[i]
         for b in range(blocks):
             level = abs(np.int64(levels[profiles[i], b]))
@@ -289,15 +316,14 @@ def fold(cells: Any, steps: Any, rows: Any, step: Any, profiles: Any, levels: An
                     lo = product & _LIMB_MASK
                 else:
                     hi = product << (exponent - LIMB_BITS)
-                    lo = 0
+                    lo = np.int64(0)
                 lo += cells[r, b, 1]
                 cells[r, b, 0] += hi + (lo >> LIMB_BITS)
                 cells[r, b, 1] = lo & _LIMB_MASK
             cells[r, b, 2] += 1
             if steps[r, b, 0] < 0 or step[i] < steps[r, b, 0]:
                 steps[r, b, 0] = step[i]
-            if step[i] > steps[r, b, 1]:
-                steps[r, b, 1] = step[i]
+            steps[r, b, 1] = max(steps[r, b, 1], step[i])
 
 
 @_jit
@@ -327,3 +353,28 @@ def add_selected(cells: Any, selected: Any, groups: Any, hi: Any, lo: Any) -> No
             carry = lo[g] + cells[r, b, 1]
             hi[g] += cells[r, b, 0] + (carry >> LIMB_BITS)
             lo[g] = carry & _LIMB_MASK
+
+
+@_jit
+def find_rows(table: Any, refs: Any) -> Any:
+    """The row of each reference in an open-addressed table [slots, 2] of (reference, row); -1 where there is none."""
+    rows = np.empty(refs.shape[0], np.int64)
+    mask = table.shape[0] - 1
+    for i in range(refs.shape[0]):
+        slot = (refs[i] * _SPREAD) & mask
+        while table[slot, 0] != refs[i] and table[slot, 0] >= 0:
+            slot = (slot + 1) & mask
+        rows[i] = table[slot, 1]
+    return rows
+
+
+@_jit
+def insert_rows(table: Any, refs: Any, first: int) -> None:
+    """Give new references the rows from `first` on. The table must have room."""
+    mask = table.shape[0] - 1
+    for i in range(refs.shape[0]):
+        slot = (refs[i] * _SPREAD) & mask
+        while table[slot, 0] >= 0:
+            slot = (slot + 1) & mask
+        table[slot, 0] = refs[i]
+        table[slot, 1] = first + i

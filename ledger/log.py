@@ -47,7 +47,7 @@ from licet.ledger.records import (
     RunStarted,
 )
 from licet.ledger.store import Batch, Store, Table
-from licet.ledger.view import HEAD, Head, View, checkpoint_key, node_key
+from licet.ledger.view import HEAD, INDEXES_INVALID, Head, View, checkpoint_key, node_key
 
 PENDING_BYTES_MAX = 256 << 20
 _FLUSH_BYTES = 8 << 20
@@ -99,9 +99,7 @@ class LogReader(View):
             old, new = VerifierKey.parse(rotation.old_key), VerifierKey.parse(rotation.new_key)
             if old != chain[-1]:
                 raise CorruptError(f"Entry {index} rotates a key that did not sign this log.")
-            verify_rotation(
-                self.origin, old, new, by_old=rotation.old_signature, by_new=rotation.new_signature
-            )
+            verify_rotation(self.origin, old, new, by_old=rotation.old_signature, by_new=rotation.new_signature)
             chain.append(new)
         return chain
 
@@ -122,7 +120,9 @@ class LogReader(View):
             self._exposure.catch_up()
         return True
 
-    def follow(self, start: int = 0, *, poll_s: float = 0.2, stop: threading.Event | None = None) -> Iterator[tuple[int, bytes]]:
+    def follow(
+        self, start: int = 0, *, poll_s: float = 0.2, stop: threading.Event | None = None
+    ) -> Iterator[tuple[int, bytes]]:
         """Entries from `start` on, waiting for more until `stop` is set (or for ever)."""
         position = start
         while stop is None or not stop.is_set():
@@ -213,6 +213,11 @@ class Ledger(LogReader):
             lock.release()
             raise
         try:
+            if ledger.get(Table.META, INDEXES_INVALID) is not None:
+                raise CorruptError(
+                    f"The indexes of {directory.path} are incomplete: a repair was interrupted.",
+                    remedy=f"Run `licet ledger fsck --repair {directory.path}` again.",
+                )
             ledger._edge = tree.Edge.load(ledger.size, ledger)
             if ledger._edge.root() != ledger.head.root:
                 raise CorruptError(
@@ -291,9 +296,9 @@ class Ledger(LogReader):
             self._check_open()
             index = self.size + self._pending_count
             self._check_order(index, record)
+            if isinstance(record, Opaque) and record.kind == GradientApplied.KIND:
+                raise FormatError("Events of another version cannot be written by this release.")
             entry = codec.encode(record)
-            if lookup.key(entry, index) is None:  # an opaque entry posing as an event
-                raise FormatError("Events of a future version cannot be written by this release.")
             self._take_in(_Appended(entry, np.array([len(entry)], np.int64), record=record))
             return index
 
@@ -360,8 +365,7 @@ class Ledger(LogReader):
                 f"Steps never go back within a run; the last was {self._last_step}.",
                 remedy="After resuming from an older checkpoint, start a new run with that seal as its parent.",
             )
-        for attestation in set(batch.attestation.tolist()):
-            self.exposure.source_of(attestation)
+        self.exposure.check_attestations(batch.attestation)
         profiles = ProfileTable.of(batch.profile, self.exposure.levels)
         if batch.profile.min() <= run or profiles.levels.shape[1] != blocks:
             raise OrderError("An event refers to a profile of an earlier run.", remedy="Declare it for this run.")
@@ -439,9 +443,8 @@ class Ledger(LogReader):
             assert current is not None
             current.add(*item.batch, index + np.arange(len(item.lengths)))
             return
-        key = lookup.key(item.data, index)
-        assert key is not None
-        batch.put(Table.LOOKUP, key, b"")
+        assert item.record is not None
+        batch.put(Table.LOOKUP, lookup.key_of(item.record, index), b"")
         if isinstance(item.record, RunStarted):
             if self.exposure.current is not None:
                 self.exposure.current.close_segment(index, batch)

@@ -41,7 +41,13 @@ def key(entry: bytes, index: int) -> bytes | None:
     """The lookup key of an entry; events have none, there are too many."""
     if entry[0] == records.GradientApplied.KIND:
         return None
-    return bytes([entry[0]]) + _id_of(decode(entry)) + index.to_bytes(INDEX_BYTES, "big")
+    return key_of(decode(entry), index)
+
+
+def key_of(record: Record | Opaque, index: int) -> bytes:
+    """The lookup key of a record that is not an event."""
+    kind = record.kind if isinstance(record, Opaque) else record.KIND
+    return bytes([kind]) + _id_of(record) + index.to_bytes(INDEX_BYTES, "big")
 
 
 def prefix(cls: type[Record], about: bytes | str | None = None) -> bytes:

@@ -74,7 +74,7 @@ class Segment(Extent):
     @classmethod
     def unpack(cls, value: bytes) -> Segment:
         try:
-            extent = _EXTENT.unpack_from(value)
+            start, end, first_step, last_step, events = _EXTENT.unpack_from(value)
             rows, blocks = _SHAPE.unpack_from(value, _EXTENT.size)
             if rows * blocks > _CELLS_MAX:
                 raise ValueError("impossible size")
@@ -89,7 +89,11 @@ class Segment(Extent):
         except (struct.error, ValueError) as error:
             raise _damaged("segment", error) from error
         return cls(
-            *extent,
+            start,
+            end,
+            first_step,
+            last_step,
+            events,
             refs,
             np.stack(columns[:3], axis=2),
             np.stack(columns[3:], axis=2) - 1,
@@ -116,18 +120,13 @@ def cover(first: int, last: int) -> Iterator[tuple[int, int]]:
     """
     while first < last:
         level = 0
-        while (
-            first % (1 << FANOUT_BITS * (level + 1)) == 0
-            and first + (1 << FANOUT_BITS * (level + 1)) <= last
-        ):
+        while first % (1 << FANOUT_BITS * (level + 1)) == 0 and first + (1 << FANOUT_BITS * (level + 1)) <= last:
             level += 1
         yield level, first >> FANOUT_BITS * level
         first += 1 << FANOUT_BITS * level
 
 
-def postings(
-    run: int, number: int, start: int, examples: Ints, indices: Ints
-) -> Iterator[tuple[bytes, bytes]]:
+def postings(run: int, number: int, start: int, examples: Ints, indices: Ints) -> Iterator[tuple[bytes, bytes]]:
     """Keys and values that say where the events of a segment stand, one for each bucket of examples."""
     order = np.lexsort((indices, examples))
     examples, offsets = examples[order], indices[order] - start

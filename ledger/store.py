@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from enum import StrEnum
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import rocksdict
 
@@ -19,6 +19,8 @@ from licet.ledger.errors import ClosedError, CorruptError, StorageError
 MIB = 1 << 20
 WAL_BYTES_MAX = 192 * MIB
 """What a reopening after a crash may have to replay."""
+
+_KEY_BEYOND_ALL = b"\xff" * 64
 
 _R = TypeVar("_R")
 
@@ -44,6 +46,15 @@ class Batch:
     def put(self, table: Table, key: bytes, value: bytes) -> None:
         self._batch.put(key, value, self._tables[table])
 
+    def delete(self, table: Table, key: bytes) -> None:
+        self._batch.delete(key, self._tables[table])
+
+    def delete_all(self, table: Table) -> None:
+        self._batch.delete_range(b"", _KEY_BEYOND_ALL, self._tables[table])
+
+    def __len__(self) -> int:
+        return self._batch.len()
+
 
 class Store:
     """An open database. A writer holds RocksDB's lock; a reader is a secondary that catches up when asked."""
@@ -52,8 +63,10 @@ class Store:
         self._path = path
         self._db = db
         self._scratch = scratch
-        self._views = {table: db.get_column_family(table.value) for table in Table if table is not Table.META}
-        self._views[Table.META] = db
+        self._views: dict[Table, rocksdict.Rdict] = {Table.META: db}
+        for table in Table:
+            if table is not Table.META:
+                self._views[table] = db.get_column_family(table.value)
         self._handles = {table: db.get_column_family_handle(table.value) for table in Table}
         self._unsynced = rocksdict.WriteOptions()
 
@@ -76,9 +89,7 @@ class Store:
             raise
 
     @classmethod
-    def _open(
-        cls, path: Path, access: rocksdict.AccessType, scratch: Path | None, *, create: bool = False
-    ) -> Store:
+    def _open(cls, path: Path, access: rocksdict.AccessType, scratch: Path | None, *, create: bool = False) -> Store:
         families = {table.value: _options(table) for table in Table if table is not Table.META}
         options = _options(Table.META)
         options.create_if_missing(create)
@@ -103,8 +114,9 @@ class Store:
         return value
 
     def get_many(self, table: Table, keys: list[bytes]) -> list[bytes | None]:
-        values: list[bytes | None] = _guarded(self._path, lambda: self._views[table].get(keys)) if keys else []
-        return values
+        wanted: list[Any] = list(keys)
+        values: Any = _guarded(self._path, lambda: self._views[table].get(wanted)) if keys else []
+        return list(values)
 
     def scan(self, table: Table, start: bytes, stop: bytes) -> Iterator[tuple[bytes, bytes]]:
         """Keys from `start` up to and without `stop`, in order."""
@@ -145,7 +157,7 @@ def _guarded(path: Path, call: Callable[[], _R]) -> _R:
         return call()
     except rocksdict.DbClosedError as error:
         raise ClosedError(f"The log {path.parent} is closed.", remedy="Open it again.") from error
-    except Exception as error:  # noqa: BLE001  rocksdict has no narrower type
+    except Exception as error:
         text = str(error)
         if "Corruption" in text:
             raise CorruptError(

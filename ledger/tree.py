@@ -42,9 +42,7 @@ def leaf_hashes(data: bytes | memoryview, offsets: Sequence[int] | NDArray[np.in
         rows: Hashes = kernels.leaf_hashes(np.frombuffer(data, np.uint8), np.asarray(offsets, np.int64))
         return rows
     view = memoryview(data)
-    joined = b"".join(
-        hashlib.sha256(b"\x00" + view[offsets[i] : offsets[i + 1]]).digest() for i in range(count)
-    )
+    joined = b"".join(hashlib.sha256(b"\x00" + view[offsets[i] : offsets[i + 1]]).digest() for i in range(count))
     return np.frombuffer(joined, np.uint8).reshape(-1, 32)
 
 
@@ -53,8 +51,8 @@ def root_of(hashes: Hashes) -> bytes:
     if len(hashes) >= _COMPILED_MIN:
         from licet.ledger import kernels  # noqa: PLC0415
 
-        root: bytes = kernels.tree_root(hashes).tobytes()
-        return root
+        root: Hashes = kernels.tree_root(hashes)
+        return root.tobytes()
     nodes = [row.tobytes() for row in hashes]
     while len(nodes) > 1:
         odd = nodes[len(nodes) & ~1 :]
@@ -99,9 +97,8 @@ class Edge:
             if not whole and level >= len(self._tails):
                 break
             first = (first - len(old)) >> TILE_BITS
-            new = (
-                np.frombuffer(b"".join(root_of(row[i : i + TILE]) for i in range(0, whole, TILE)), np.uint8)
-                .reshape(-1, 32)
+            new = np.frombuffer(b"".join(root_of(row[i : i + TILE]) for i in range(0, whole, TILE)), np.uint8).reshape(
+                -1, 32
             )
         return Edge(self.size + len(leaves), tails), [run for run in finished if len(run[2])]
 

@@ -24,6 +24,8 @@ from licet.ledger.store import Store, Table
 from licet.ledger.tree import TILE, TILE_BITS, Hashes
 
 HEAD = b"head"
+INDEXES_INVALID = b"indexes-invalid"
+"""Stands in the database while the indexes are being rebuilt."""
 _HEAD = struct.Struct(">Q32s")
 _CHECKPOINT = b"checkpoint/"
 
@@ -142,8 +144,7 @@ class View:
             part = min(count, TILE - at)
             rows.append(self._tile(level, tile)[at : at + part])
             start, count = start + part, count - part
-        row = rows[0] if len(rows) == 1 else np.concatenate(rows)
-        return row
+        return rows[0] if len(rows) == 1 else np.concatenate(rows)
 
     def _tile(self, level: int, tile: int) -> Hashes:
         """All finished nodes of a tile; kept in memory once the tile is whole."""
@@ -219,7 +220,6 @@ def node_key(level: int, index: int) -> bytes:
 
 def checkpoint_key(size: int) -> bytes:
     return _CHECKPOINT + size.to_bytes(8, "big")
-
 
 
 class _Recent(OrderedDict[_Key, _Value], Generic[_Key, _Value]):

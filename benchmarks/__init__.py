@@ -1,0 +1,1 @@
+"""Benchmarks: each prints JSON lines and a table, and measures its peers in the same run."""

@@ -1,0 +1,189 @@
+"""The indexes against the entries: every key and byte that a replay of the log would write, and nothing else.
+
+Checking and repairing build the same indexes from the same entries. What differs is where they go: to a comparison
+with what is stored, or into the database.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from licet.ledger import lookup, tree
+from licet.ledger.chunks import Chunk
+from licet.ledger.directory import LogDirectory, WriterLock
+from licet.ledger.errors import CorruptError, NotFoundError, VerificationError
+from licet.ledger.events import Events, Ints, ProfileTable
+from licet.ledger.exposure import Exposure, RunExposure, Sink
+from licet.ledger.log import LogReader
+from licet.ledger.note import VerifierKey
+from licet.ledger.records import RunStarted
+from licet.ledger.replay import Replay
+from licet.ledger.store import Batch, Store, Table
+from licet.ledger.tree import Hashes
+from licet.ledger.verify import Progress, Report, pieces, verify
+from licet.ledger.view import HEAD, INDEXES_INVALID, Head, View, node_key
+
+INDEX_TABLES = (Table.NODES, Table.LOOKUP, Table.EXPOSURE, Table.POSTINGS)
+_BATCH_KEYS = 20_000
+
+
+def fsck(path: Path, key: VerifierKey, *, older: bytes | None = None, progress: Progress | None = None) -> Report:
+    """Verify a log's directory, its indexes included. Works beside a running writer."""
+    with LogReader.open(path) as log:
+        note = log.latest_checkpoint()
+        if note is None:
+            raise NotFoundError(
+                f"{path} was never signed.", remedy="Its writer signs it with `licet ledger checkpoint`."
+            )
+        check = IndexCheck(log)
+        report = verify(log, note, key, older=older, observers=[check], progress=progress)
+        check.finish()
+        return report.with_checked("indexes")
+
+
+class IndexCheck:
+    """An observer of `verify` that compares the stored indexes with those that the entries make."""
+
+    def __init__(self, log: LogReader) -> None:
+        self._log = log
+        self._sink = _Comparison(log)
+        self._exposure = Exposure(log)
+        self._run: RunExposure | None = None
+        self._ends: Iterator[int] = iter(())
+        self._end: int | None = None
+
+    def run_started(self, index: int, started: RunStarted) -> None:
+        """Segments may end anywhere between commits, so the stored ones say where."""
+        self._run = self._exposure.start_run(index, started)
+        self._ends = iter([extent.end for extent in self._run.stored_extents()])
+        self._end = next(self._ends, None)
+
+    def entries_read(self, chunk: Chunk, events: tuple[Events, ProfileTable, Ints] | None) -> None:
+        _put_lookups(chunk, self._sink)
+        if events is not None and self._run is not None:
+            self._run.add(*events)
+        if self._run is not None and self._end is not None and chunk.end >= self._end:
+            if chunk.end != self._end:
+                raise _differs(f"A segment of the exposure index ends at entry {self._end}, inside a commit.")
+            self._run.close_segment(self._end, self._sink)
+            self._end = next(self._ends, None)
+
+    def nodes_finished(self, level: int, start: int, hashes: Hashes) -> None:
+        self._sink.written[Table.NODES] += len(hashes)  # `verify` itself compares them
+
+    def finish(self) -> None:
+        """Nothing may be stored beyond what the entries account for."""
+        if self._end is not None:
+            raise _differs(f"The exposure index has a segment up to entry {self._end}, which is not there.")
+        for table in INDEX_TABLES:
+            stored = sum(1 for _ in self._log.scan(table, b"", b"\xff" * 32))
+            if stored != self._sink.written[table]:
+                raise _differs(
+                    f"The {table.value} index holds {stored} keys; the entries account for {self._sink.written[table]}."
+                )
+
+
+class _Comparison:
+    """Takes the place of a batch: each write must already be there, byte for byte."""
+
+    def __init__(self, view: View) -> None:
+        self._view = view
+        self.written: Counter[Table] = Counter()
+
+    def put(self, table: Table, key: bytes, value: bytes) -> None:
+        self.written[table] += 1
+        if self._view.get(table, key) != value:
+            raise _differs(f"The {table.value} index does not say what the entries say, at key {key.hex()}.")
+
+
+def repair(path: Path, *, progress: Progress | None = None) -> None:
+    """Rebuild every index of a log from its entries, after these have been found to hash to its head.
+
+    If this is interrupted, the log stays closed to writers until it is run again.
+    """
+    directory = LogDirectory(path)
+    description = directory.describe()
+    lock = WriterLock.take(directory)
+    try:
+        store = Store.open_writer(directory.database)
+        try:
+            view = View(description.origin, store, Head.unpack(store.get(Table.META, HEAD)))
+            _Rebuild(view, store, description.verifier_key).run(progress)
+        finally:
+            store.close()
+    finally:
+        lock.release()
+
+
+class _Rebuild:
+    """One repair."""
+
+    def __init__(self, view: View, store: Store, key: VerifierKey) -> None:
+        self._view = view
+        self._store = store
+        self._key = key
+
+    def run(self, progress: Progress | None) -> None:
+        edge = tree.Edge()
+        for chunk in self._view.chunks():
+            edge, _ = edge.extended(tree.leaf_hashes(chunk.data, chunk.offsets))
+        if edge.root() != self._view.head.root:
+            raise CorruptError(
+                "The entries of this log do not hash to its head, so it cannot be repaired from them.",
+                remedy="Restore it from a mirror or a backup, and keep the damaged copy as evidence.",
+            )
+        batch = self._store.batch()
+        batch.put(Table.META, INDEXES_INVALID, b"")
+        for table in INDEX_TABLES:
+            batch.delete_all(table)
+        self._store.write(batch)
+        self._rebuild(progress)
+        batch = self._store.batch()
+        batch.delete(Table.META, INDEXES_INVALID)
+        self._store.write(batch)
+
+    def _rebuild(self, progress: Progress | None) -> None:
+        replay, exposure, edge = Replay(self._key), Exposure(self._view), tree.Edge()
+        batch = self._store.batch()
+        for chunk in pieces(self._view, set()):
+            runs = len(replay.runs)
+            events = replay.read(chunk)
+            if len(replay.runs) > runs and replay.run is not None:
+                if exposure.current is not None:
+                    exposure.current.close_segment(replay.run[0], batch)
+                exposure.current = exposure.start_run(*replay.run)
+            if events is not None and exposure.current is not None:
+                exposure.current.add(*events)
+                if exposure.current.is_full:
+                    batch = self._written(batch)
+                    exposure.current.close_segment(chunk.end, batch)
+                    batch = self._written(batch)  # the next segment may be merged with this one
+            edge, finished = edge.extended(tree.leaf_hashes(chunk.data, chunk.offsets))
+            for level, start, hashes in finished:
+                for i, row in enumerate(hashes):
+                    batch.put(Table.NODES, node_key(level, start + i), row.tobytes())
+            _put_lookups(chunk, batch)
+            if len(batch) > _BATCH_KEYS:
+                batch = self._written(batch)
+            if progress is not None:
+                progress(chunk.end, self._view.size)
+        self._written(batch)
+
+    def _written(self, batch: Batch) -> Batch:
+        self._store.write(batch)
+        return self._store.batch()
+
+
+def _put_lookups(chunk: Chunk, sink: Sink) -> None:
+    for index in range(chunk.first, chunk.end):
+        key = lookup.key(chunk.entry(index), index)
+        if key is not None:
+            sink.put(Table.LOOKUP, key, b"")
+
+
+def _differs(message: str) -> VerificationError:
+    return VerificationError(
+        message, remedy="The entries are good: run `licet ledger fsck --repair` to rebuild the indexes from them."
+    )

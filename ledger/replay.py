@@ -1,0 +1,174 @@
+"""Reading a log from its first entry as an auditor does: each entry must make sense after those before it.
+
+Nothing here trusts an index or a stored hash; what is checked is the entries themselves.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+from numpy.typing import NDArray
+
+from licet.ledger import events as event_columns
+from licet.ledger.chunks import Chunk
+from licet.ledger.codec import decode
+from licet.ledger.errors import FormatError, SignatureError, VerificationError
+from licet.ledger.events import Events, Ints, ProfileTable
+from licet.ledger.keys import verify_rotation
+from licet.ledger.note import VerifierKey
+from licet.ledger.records import (
+    AttestationMentioned,
+    ExampleAdmitted,
+    GradientApplied,
+    KeyRotated,
+    LogOpened,
+    Opaque,
+    ProfileDeclared,
+    Record,
+    RunStarted,
+)
+
+_NO_REF = -1
+
+
+class Replay:
+    """The state that entries build up: keys, the current run, what can be referred to."""
+
+    def __init__(self, first_key: VerifierKey) -> None:
+        self.keys: list[tuple[int, VerifierKey]] = [(0, first_key)]
+        """From which entry on each key signs."""
+        self.origin = ""
+        self.kinds: Counter[str] = Counter()
+        self.run: tuple[int, RunStarted] | None = None
+        self.runs: list[int] = []
+        self.attestations: dict[int, AttestationMentioned] = {}
+        self._levels: dict[int, NDArray[np.int16]] = {}
+        self._last_step = 0
+        self._admitted = _Growing()
+        self._attested = _Growing()
+
+    def keys_at(self, size: int) -> list[VerifierKey]:
+        """The keys that may have signed a checkpoint of this size: the current one, and the one it succeeded."""
+        known = [key for index, key in self.keys if index < max(size, 1)]
+        newest = next((index for index, key in reversed(self.keys) if index < max(size, 1)), 0)
+        return known[-2:] if size == newest + 1 else known[-1:]
+
+    def read(self, chunk: Chunk) -> tuple[Events, ProfileTable, Ints] | None:
+        """Take in consecutive entries that belong to one run; the events among them, decoded."""
+        which = event_columns.find(chunk)
+        others = np.ones(len(chunk.offsets) - 1, bool)
+        others[which] = False
+        found = None
+        # Events may refer to records of the same chunk that stand before them, never after: `_check_events` sees to
+        # that, so the records may be read first.
+        for i in np.flatnonzero(others).tolist():
+            self._read_record(chunk.first + i, chunk.entry(chunk.first + i))
+        if len(which):
+            try:
+                events, profiles = event_columns.decode(chunk, which, self._levels_of)
+            except FormatError as error:
+                raise self._first_bad_event(chunk, which, error) from error
+            self._check_events(events, profiles, chunk.first + which)
+            self.kinds[GradientApplied.__name__] += len(which)
+            found = events, profiles, chunk.first + which
+        return found
+
+    def _read_record(self, index: int, entry: bytes) -> None:
+        try:
+            record = decode(entry)
+            self._take_in(index, record)
+        except (FormatError, SignatureError) as error:
+            raise VerificationError(f"Entry {index} is not valid: {error}", index=index) from error
+        name = f"unknown kind {record.kind}.{record.version}" if isinstance(record, Opaque) else type(record).__name__
+        self.kinds[name] += 1
+
+    def _take_in(self, index: int, record: Record | Opaque) -> None:
+        match record:
+            case LogOpened():
+                if index:
+                    raise FormatError("A log opens with its first entry only.")
+                if VerifierKey.parse(record.verifier_key) != self.keys[0][1]:
+                    raise SignatureError(
+                        f"The log was opened under the key {record.verifier_key}.",
+                        remedy="Verify with the log's first key; later ones follow from it.",
+                    )
+                self.origin = record.origin
+            case KeyRotated():
+                old, new = VerifierKey.parse(record.old_key), VerifierKey.parse(record.new_key)
+                if old != self.keys[-1][1]:
+                    raise FormatError("It rotates a key that did not sign this log.")
+                verify_rotation(self.origin, old, new, by_old=record.old_signature, by_new=record.new_signature)
+                self.keys.append((index, new))
+            case RunStarted():
+                self.run, self._last_step = (index, record), 0
+                self.runs.append(index)
+            case ProfileDeclared():
+                if self.run is None or record.run != self.run[0]:
+                    raise FormatError("It declares a profile for a run that is not the current one.")
+                if len(record.levels) != len(self.run[1].blocks):
+                    raise FormatError("It declares a profile for another number of blocks than the run has.")
+                self._levels[index] = np.array(record.levels, np.int16)
+            case AttestationMentioned():
+                self.attestations[index] = record
+            case ExampleAdmitted():
+                if record.attestation is not None and record.attestation not in self.attestations:
+                    raise FormatError("It refers to an attestation that was not mentioned before it.")
+                self._admitted.append(index)
+                self._attested.append(_NO_REF if record.attestation is None else record.attestation)
+            case _:
+                if index == 0:
+                    raise FormatError("The first entry of a log says that it was opened.")
+
+    def _levels_of(self, profile: int) -> NDArray[np.int16]:
+        levels = self._levels.get(profile)
+        if levels is None or self.run is None or profile <= self.run[0]:
+            raise FormatError(f"Entry {profile} does not declare a profile of this run.")
+        return levels
+
+    def _check_events(self, events: Events, profiles: ProfileTable, indices: Ints) -> None:
+        place = np.searchsorted(self._admitted.values, events.example)
+        place = np.minimum(place, max(len(self._admitted.values) - 1, 0))
+        if len(self._admitted.values):
+            admitted = self._admitted.values[place] == events.example
+            attested = self._attested.values[place] == events.attestation
+        else:
+            admitted = attested = np.zeros(len(events), bool)
+        steps = np.concatenate([[self._last_step], events.step])
+        for good, what in (
+            ((events.refs < indices[:, None]).all(axis=1), "refers to an entry that comes after it"),
+            (admitted, "applies an example that was never put to the gate"),
+            (attested, "names another attestation than its example's admission"),
+            (np.diff(steps) >= 0, "goes back in steps"),
+        ):
+            if not good.all():
+                index = int(indices[np.flatnonzero(~good)[0]])
+                raise VerificationError(f"Entry {index} {what}.", index=index)
+        self._last_step = int(events.step[-1])
+
+    def _first_bad_event(self, chunk: Chunk, which: Ints, error: FormatError) -> VerificationError:
+        for i in which.tolist():
+            try:
+                event_columns.decode(chunk, np.array([i]), self._levels_of)
+            except FormatError as narrower:
+                index = chunk.first + i
+                return VerificationError(f"Entry {index} is not valid: {narrower}", index=index)
+        return VerificationError(f"Entries from {chunk.first} on are not valid: {error}", index=chunk.first)
+
+
+class _Growing:
+    """An array that takes one number after another."""
+
+    def __init__(self) -> None:
+        self._array = np.empty(1024, np.int64)
+        self._count = 0
+
+    @property
+    def values(self) -> Ints:
+        return self._array[: self._count]
+
+    def append(self, value: int) -> None:
+        if self._count == len(self._array):
+            self._array = np.concatenate([self._array, np.empty_like(self._array)])
+        self._array[self._count] = value
+        self._count += 1

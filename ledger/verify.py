@@ -1,0 +1,190 @@
+"""Everything an auditor checks, offline, with a directory or a tile mirror and one verifier key.
+
+    1. the newest checkpoint is signed by the key, or by one it announced in the log
+    2. each entry is well-formed and makes sense after those before it
+    3. the entries hash to the checkpoint's root, and to every stored node
+    4. a checkpoint that the auditor kept from earlier is a beginning of the log
+    5. (a directory only) the indexes say what the entries say
+
+A failure names the first bad entry. `fsck.py` does the fifth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import numpy as np
+
+from licet.ledger import tree
+from licet.ledger.chunks import Chunk
+from licet.ledger.errors import ForkError, SignatureError, VerificationError
+from licet.ledger.events import Events, Ints, ProfileTable
+from licet.ledger.note import Checkpoint, KeyType, VerifierKey, open_note_by, split_note
+from licet.ledger.records import RunStarted
+from licet.ledger.replay import Replay
+from licet.ledger.tree import TILE, TILE_BITS, Hashes
+
+Progress = Callable[[int, int], None]
+"""Called with the entries done and the entries to do."""
+
+
+class Source(Protocol):
+    """Where a log's entries and nodes are read from: its database, or tiles."""
+
+    @property
+    def size(self) -> int: ...
+    def chunks(self, start: int = 0, stop: int | None = None) -> Iterator[Chunk]: ...
+    def hashes(self, level: int, start: int, count: int) -> Hashes: ...
+
+
+class Observer(Protocol):
+    """Somebody who looks on while entries are read: the check of the indexes."""
+
+    def run_started(self, index: int, started: RunStarted) -> None: ...
+    def entries_read(self, chunk: Chunk, events: tuple[Events, ProfileTable, Ints] | None) -> None: ...
+    def nodes_finished(self, level: int, start: int, hashes: Hashes) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What was verified."""
+
+    origin: str
+    size: int
+    root: bytes
+    checkpoint_size: int
+    signed_by: tuple[str, ...]
+    kinds: dict[str, int]
+    older_size: int | None = None
+    checked: tuple[str, ...] = ()
+
+    def with_checked(self, *more: str) -> Report:
+        return replace(self, checked=(*self.checked, *more))
+
+
+def verify(
+    source: Source,
+    note: bytes,
+    key: VerifierKey,
+    *,
+    older: bytes | None = None,
+    observers: Sequence[Observer] = (),
+    leaf_tiles: bool = False,
+    progress: Progress | None = None,
+) -> Report:
+    """Check a whole log against its signed checkpoint; see the head of this file for what.
+
+    `leaf_tiles` says that the source stores leaf hashes of its own, which then name a bad entry exactly.
+    """
+    checkpoint = Checkpoint.parse(split_note(note)[0])
+    kept = Checkpoint.parse(split_note(older)[0]) if older is not None else None
+    if checkpoint.size > source.size:
+        raise VerificationError(
+            f"The checkpoint is of {checkpoint.size} entries, but only {source.size} are here.",
+            remedy="Entries were lost or withheld: ask for a complete copy.",
+        )
+    if kept is not None and kept.size > checkpoint.size:
+        raise _forked(f"You kept a checkpoint of {kept.size} entries; this log claims {checkpoint.size}.", older, note)
+    replay = Replay(key)
+    roots = {0: tree.EMPTY_ROOT}
+    edge = tree.Edge()
+    for chunk in pieces(source, stops={checkpoint.size, *([kept.size] if kept else [])}):
+        edge = _take(chunk, edge, source, replay, observers, leaf_tiles=leaf_tiles)
+        if edge.size in (checkpoint.size, kept.size if kept else -1):
+            roots[edge.size] = edge.root()
+        if progress is not None:
+            progress(edge.size, source.size)
+    if roots[checkpoint.size] != checkpoint.root:
+        raise VerificationError(
+            f"The first {checkpoint.size} entries do not hash to the signed root.",
+            remedy="They were altered after signing, or the checkpoint is another log's.",
+        )
+    signed_by = _check_signature(note, checkpoint, replay, what="newest checkpoint")
+    if kept is not None and older is not None:
+        _check_signature(older, kept, replay, what="checkpoint that you kept")
+        if roots[kept.size] != kept.root:
+            raise _forked(f"The log no longer begins with the {kept.size} entries of your checkpoint.", older, note)
+    return Report(
+        checkpoint.origin,
+        edge.size,
+        edge.root(),
+        checkpoint.size,
+        tuple(str(k) for k in signed_by),
+        dict(sorted(replay.kinds.items())),
+        older_size=kept.size if kept else None,
+        checked=("signature", "entries", "tree", *(["older checkpoint"] if kept else [])),
+    )
+
+
+def pieces(source: Source, stops: set[int]) -> Iterator[Chunk]:
+    """The log's chunks, cut where a root is wanted and where a run starts."""
+    for chunk in source.chunks(0, source.size):
+        kinds = np.frombuffer(chunk.data, np.uint8)[chunk.offsets[:-1]]
+        cuts = {chunk.first + int(i) for i in np.flatnonzero(kinds == RunStarted.KIND)}
+        cuts |= {stop for stop in stops if chunk.first < stop < chunk.end}
+        start = chunk.first
+        for cut in [*sorted(cuts - {start}), chunk.end]:
+            yield chunk.cut(start, cut)
+            start = cut
+
+
+def _take(
+    chunk: Chunk, edge: tree.Edge, source: Source, replay: Replay, observers: Sequence[Observer], *, leaf_tiles: bool
+) -> tree.Edge:
+    """Check one piece and add it to the tree."""
+    runs = len(replay.runs)
+    leaves = tree.leaf_hashes(chunk.data, chunk.offsets)
+    if leaf_tiles:
+        _compare(leaves, source.hashes(0, chunk.first, len(leaves)), chunk.first)
+    events = replay.read(chunk)
+    edge, finished = edge.extended(leaves)
+    for level, start, hashes in finished:
+        _check_nodes(source, level, start, hashes)
+        for observer in observers:
+            observer.nodes_finished(level, start, hashes)
+    for observer in observers:
+        if len(replay.runs) > runs and replay.run is not None:
+            observer.run_started(*replay.run)
+        observer.entries_read(chunk, events)
+    return edge
+
+
+def _compare(ours: Hashes, stored: Hashes, first: int) -> None:
+    bad = np.flatnonzero((ours != stored).any(axis=1))
+    if len(bad):
+        index = first + int(bad[0])
+        raise VerificationError(f"Entry {index} does not hash to its leaf in the tree.", index=index)
+
+
+def _check_nodes(source: Source, level: int, start: int, hashes: Hashes) -> None:
+    stored = source.hashes(level, start, len(hashes))
+    bad = np.flatnonzero((hashes != stored).any(axis=1))
+    if len(bad):
+        span = TILE_BITS * level
+        first = (start + int(bad[0])) << span
+        raise VerificationError(
+            f"One of the entries {first} to {first + (1 << span) - 1} is not the one that was hashed into the tree.",
+            index=first,
+            remedy=f"A mirror tells which: it keeps the hash of each of these {TILE} entries." if level == 1 else "",
+        )
+
+
+def _check_signature(note: bytes, checkpoint: Checkpoint, replay: Replay, *, what: str) -> list[VerifierKey]:
+    if checkpoint.origin != replay.origin:
+        raise SignatureError(
+            f"The {what} is of the log {checkpoint.origin}, not of {replay.origin}.",
+            remedy="Ask for the checkpoint of the log you mean.",
+        )
+    keys = [key for key in replay.keys_at(checkpoint.size) if key.type is KeyType.ED25519]
+    return open_note_by(note, keys)[1]
+
+
+def _forked(message: str, ours: bytes | None, theirs: bytes) -> ForkError:
+    return ForkError(
+        message,
+        ours=ours or b"",
+        theirs=theirs,
+        remedy="Keep both checkpoints: together, signed by one key, they prove that the log was forked.",
+    )

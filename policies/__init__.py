@@ -1,0 +1,1 @@
+"""Who may teach what, how deep, and what may be said."""

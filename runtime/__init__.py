@@ -1,0 +1,1 @@
+"""vLLM under live verdicts, the OpenAI-compatible API, and the console."""

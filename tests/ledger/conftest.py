@@ -1,0 +1,58 @@
+"""What the ledger's tests share: trees that cost something to grow, a key, an empty log."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+from licet.ledger.log import Ledger
+from licet.ledger.note import SigningKey
+from tests.ledger.trees import Grown, Literal, entry_of, leaves_of, sha256
+
+settings.register_profile(
+    "licet", deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+)
+settings.load_profile("licet")
+
+SMALL = 300
+BIG = 1_000_000
+ORIGIN = "example.org/log"
+
+
+@pytest.fixture(scope="session")
+def small_tree():
+    """Grown one entry at a time, so that the root at every size is there."""
+    grown = Grown()
+    for i in range(SMALL):
+        grown.grow(leaves_of(i, i + 1))
+    return grown
+
+
+@pytest.fixture(scope="session")
+def small_literal():
+    return Literal([sha256(b"\x00" + entry_of(i)) for i in range(SMALL)])
+
+
+@pytest.fixture(scope="session")
+def big_tree():
+    """A million entries, grown in a few uneven steps."""
+    grown = Grown()
+    for stop in (1, 255, 70_000, 70_001, 524_288, BIG):
+        grown.grow(leaves_of(grown.size, stop))
+    return grown
+
+
+@pytest.fixture
+def key():
+    return SigningKey.generate(ORIGIN)
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "log"
+
+
+@pytest.fixture
+def ledger(path, key):
+    with Ledger.create(path, key) as ledger:
+        yield ledger

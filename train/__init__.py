@@ -1,0 +1,1 @@
+"""The gate inside the backward pass, the trainer, and seals."""
