@@ -51,15 +51,17 @@ class _Coder(NamedTuple):
 
 def encode(record: Record | Opaque) -> bytes:
     """The entry of a record."""
-    if isinstance(record, Opaque):
-        entry = bytes([record.kind, record.version]) + record.body
-    else:
-        out = bytearray([record.KIND, record.VERSION])
-        try:
+    try:
+        if isinstance(record, Opaque):
+            if (record.kind, record.version) in records.BY_TAG:
+                raise FormatError("An opaque record cannot stand for one that this release knows.")
+            entry = bytes([record.kind, record.version]) + record.body
+        else:
+            out = bytearray([record.KIND, record.VERSION])
             _coder(type(record)).write(out, record)
-        except (AttributeError, TypeError, UnicodeEncodeError, struct.error) as error:
-            raise FormatError(f"A field of this {type(record).__name__} has a wrong type or range: {error}.") from error
-        entry = bytes(out)
+            entry = bytes(out)
+    except (AttributeError, TypeError, ValueError, OverflowError, struct.error) as error:
+        raise FormatError(f"A field of this {type(record).__name__} has a wrong type or range: {error}.") from error
     if len(entry) > ENTRY_BYTES_MAX:
         raise LimitError(
             f"A {type(record).__name__} of {len(entry)} bytes is too large for the log.",

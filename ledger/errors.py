@@ -99,6 +99,10 @@ class StorageError(LedgerError):
     """The disk refused: full, read-only, or failing."""
 
 
+class RemoteError(LicetError):
+    """A server that could not be reached, or that answered with something other than what was asked for."""
+
+
 class LimitError(LicetError):
     """More than a documented limit allows."""
 

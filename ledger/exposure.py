@@ -293,6 +293,13 @@ class Exposure:
     def mention_attestation(self, attestation: int, mentioned: AttestationMentioned) -> None:
         self._attestations[attestation] = mentioned.source
 
+    def forget(self, first: int) -> None:
+        """Unlearn profiles and attestations of entries that were not appended after all."""
+        for known in (self._levels, self._attestations):
+            for ref in [ref for ref in known if ref >= first]:
+                del known[ref]
+        self._known = np.empty(0, np.int64)
+
     def group_of(self, attestation: int) -> int:
         return self._groups.setdefault(self.source_of(attestation), len(self._groups))
 

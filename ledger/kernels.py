@@ -189,7 +189,7 @@ def encode_norms(values: Any, bits: Any) -> Any:
     codes = np.empty(values.shape, np.uint16)
     for i in range(values.shape[0]):
         for b in range(values.shape[1]):
-            code = np.int64(0)
+            code: Any = np.int64(0)
             exponent = np.int64(bits[i, b] >> 52) - 1023
             mantissa = np.int64(bits[i, b] & _FRACTION)
             shift = exponent + UNIT_BITS - 10

@@ -26,6 +26,7 @@ from licet.ledger.errors import (
     FormatError,
     KeyFileError,
     LedgerError,
+    LicetError,
     LimitError,
     OrderError,
     RollbackError,
@@ -92,7 +93,7 @@ class LogReader(View):
             self._exposure = index
         return self._exposure
 
-    def keys(self) -> list[VerifierKey]:
+    def verifier_keys(self) -> list[VerifierKey]:
         """The keys that sign this log, oldest first: the first one, then each that its forerunner announced."""
         chain = [self.first_key]
         for index, rotation in self.all_of(KeyRotated):
@@ -230,7 +231,7 @@ class Ledger(LogReader):
         return ledger
 
     def _check_opened(self) -> None:
-        keys = self.keys()
+        keys = self.verifier_keys()
         opened = self.record(0) if self.size else None
         if not isinstance(opened, LogOpened) or (opened.origin, opened.verifier_key) != (
             self.origin,
@@ -243,7 +244,7 @@ class Ledger(LogReader):
         if self.key is not None and self.key.verifier != keys[-1]:
             raise KeyFileError(
                 f"The key {self.key.verifier} is not the one that signs {self.origin} now, {keys[-1]}.",
-                remedy="Open the log with its current key, or rotate to a new one with `licet ledger rotate-key`.",
+                remedy="Open it with its current key. If a rotation was interrupted, that is the file keys/*.key.new: rename it.",
             )
         self._check_anchor(keys)
 
@@ -295,11 +296,13 @@ class Ledger(LogReader):
         with self._mutex:
             self._check_open()
             index = self.size + self._pending_count
-            self._check_order(index, record)
             if isinstance(record, Opaque) and record.kind == GradientApplied.KIND:
                 raise FormatError("Events of another version cannot be written by this release.")
             entry = codec.encode(record)
-            self._take_in(_Appended(entry, np.array([len(entry)], np.int64), record=record))
+            item = _Appended(entry, np.array([len(entry)], np.int64), record=record)
+            self._check_room(item)
+            self._check_order(index, record)  # last: what it remembers of the record must become true
+            self._take_in(item)
             return index
 
     def append_events(self, batch: Events) -> int:
@@ -311,15 +314,38 @@ class Ledger(LogReader):
                 return index
             profiles = self._check_events(batch, index)
             data, lengths = events.encode(batch, profiles)
-            self._take_in(_Appended(data, lengths, batch=(batch, profiles)))
+            item = _Appended(data, lengths, batch=(batch, profiles))
+            self._check_room(item)
+            self._take_in(item)
             self._last_step = int(batch.step[-1])
             return index
 
-    def _take_in(self, item: _Appended) -> None:
+    def append_all(self, items: Sequence[Record | Opaque | Events]) -> int:
+        """Add several items to the next commit, or none if one of them is refused; the index of the first."""
+        with self._mutex:
+            first = self.size + self._pending_count
+            before = (len(self._pending), self._pending_count, self._pending_bytes, self._run, self._last_step)
+            try:
+                for item in items:
+                    if isinstance(item, Events):
+                        self.append_events(item)
+                    else:
+                        self.append(item)
+            except LicetError:
+                count, self._pending_count, self._pending_bytes, self._run, self._last_step = before
+                del self._pending[count:]
+                if self._exposure is not None:
+                    self._exposure.forget(first)
+                raise
+            return first
+
+    def _check_room(self, item: _Appended) -> None:
         if self._pending_bytes + len(item.data) > PENDING_BYTES_MAX:
             raise LimitError(
                 f"More than {PENDING_BYTES_MAX >> 20} MiB wait to be committed.", remedy="Commit more often."
             )
+
+    def _take_in(self, item: _Appended) -> None:
         self._pending.append(item)
         self._pending_count += len(item.lengths)
         self._pending_bytes += len(item.data)
@@ -351,8 +377,20 @@ class Ledger(LogReader):
             if any(abs(level) > norms.LEVEL_MAX for level in record.levels):
                 raise FormatError(f"A level lies between -{norms.LEVEL_MAX} and {norms.LEVEL_MAX}.")
             self.exposure.declare_profile(index, record)
-        elif isinstance(record, AttestationMentioned) and self._exposure is not None:
-            self._exposure.mention_attestation(index, record)
+        elif isinstance(record, AttestationMentioned):
+            self.exposure.mention_attestation(index, record)
+        elif isinstance(record, KeyRotated):
+            self._check_rotation(record)
+        elif isinstance(record, LogOpened) and index:
+            raise OrderError("A log opens with its first entry only.")
+
+    def _check_rotation(self, record: KeyRotated) -> None:
+        old, new = VerifierKey.parse(record.old_key), VerifierKey.parse(record.new_key)
+        if old != self.verifier_keys()[-1]:
+            raise OrderError(
+                "A rotation succeeds the key that signs the log now.", remedy="Rotate with `Ledger.rotate_key`."
+            )
+        verify_rotation(self.origin, old, new, by_old=record.old_signature, by_new=record.new_signature)
 
     def _check_events(self, batch: Events, index: int) -> ProfileTable:
         run, blocks = self._current_run()

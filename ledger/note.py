@@ -65,7 +65,7 @@ class VerifierKey:
         if len(parts) != 3:
             raise bad
         name, key_id, encoded = parts
-        raw = _base64(encoded)
+        raw = strict_base64(encoded)
         if raw is None or len(raw) != 33 or raw[0] not in tuple(KeyType):
             raise bad
         key = cls(name, raw[1:], KeyType(raw[0]))
@@ -221,7 +221,7 @@ class Checkpoint:
             origin, size, root, *extensions = body.decode().removesuffix("\n").split("\n")
         except ValueError as error:
             raise FormatError("This is not a checkpoint: it needs an origin, a size and a root.") from error
-        raw = _base64(root)
+        raw = strict_base64(root)
         digits = size.isascii() and size.isdigit() and (size == "0" or size[0] != "0") and len(size) < 20
         if not origin or not digits or int(size) >= _SIZE_LIMIT or raw is None or len(raw) != 32:
             raise FormatError("This is not a checkpoint: its origin, size or root is malformed.")
@@ -264,13 +264,13 @@ def _check_body(body: bytes) -> None:
 
 def _signature(line: str) -> Signature:
     match = _SIGNATURE_LINE.fullmatch(line)
-    raw = _base64(match[2]) if match else None
+    raw = strict_base64(match[2]) if match else None
     if match is None or raw is None or len(raw) < 5:
         raise SignatureError("This is not a signed note: a signature line is malformed.")
     return Signature(match[1], raw[:4], raw[4:])
 
 
-def _base64(text: str) -> bytes | None:
+def strict_base64(text: str) -> bytes | None:
     """Strict base64: only the one canonical spelling of some bytes is accepted."""
     try:
         raw = base64.b64decode(text, validate=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import types
 from enum import StrEnum
 from typing import Any, Union, get_args, get_origin, get_type_hints
@@ -52,12 +53,14 @@ def of_type(kind: Any) -> st.SearchStrategy[Any]:
     return record_of(kind)
 
 
+@functools.cache
 def record_of(cls: type) -> st.SearchStrategy[Any]:
     """Any record, or part of one, of this class."""
     hints = get_type_hints(cls)
     return st.builds(cls, *(of_type(hints[field.name]) for field in dataclasses.fields(cls)))
 
 
+@functools.cache
 def any_record() -> st.SearchStrategy[Record]:
     classes = sorted(records.BY_TAG.values(), key=lambda cls: (cls.KIND, cls.VERSION))
     return st.one_of([record_of(cls) for cls in classes])

@@ -236,7 +236,7 @@ def test_a_claimed_length_costs_nothing():
         Opaque(200, 300, b""),
         Opaque(200, 1, "text"),
     ],
-    ids=repr,
+    ids=lambda record: repr(record)[:60],
 )
 def test_what_has_no_encoding_is_refused(record):
     with pytest.raises(FormatError) as caught:
