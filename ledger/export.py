@@ -1,7 +1,7 @@
 """Writing a log out as static tiles, so that anybody can serve, fetch and verify it without our software.
 
-A directory grows: only what is new since its own checkpoint is written, and what that checkpoint covers is never
-touched again. Each file appears whole. The checkpoint is replaced last, once everything that it covers is on the disk, so a
+A directory grows: only what is new since its own checkpoint is written, and full tiles that it covers are never touched
+again. Each file appears whole. The checkpoint is replaced last, once everything that it covers is on the disk, so a
 reader never meets a checkpoint without its tiles, and a run that was killed is simply run again.
 """
 
@@ -83,7 +83,7 @@ def export(log: Exportable, folder: Path, note: bytes | None = None, *, progress
         start = old_size & ~(TILE - 1)
         chunks = bundled(log.chunks(start, checkpoint.size))
         leaves = ((chunk, tree.leaf_hashes(chunk.data, chunk.offsets)) for chunk in chunks)
-        files = tiles.grow(checkpoint, old_size, leaves, tree.Edge.load(start, log), progress=progress)
+        files = tiles.grow(checkpoint, old_size, leaves, log, progress=progress)
         tiles.publish(note)
         return Exported(checkpoint.origin, checkpoint.size, checkpoint.root, checkpoint.size - old_size, files)
 
@@ -95,7 +95,6 @@ def _check_is_prefix(log: Exportable, old: Checkpoint, old_note: bytes, new: Che
             f"The directory holds tiles of the log {old.origin}, not of {new.origin}.",
             remedy="Export to a directory of its own.",
         )
-    known = min(old.size, new.size)
     if old.size <= log.size and log.root_at(old.size) != old.root:
         raise ForkError(
             f"The directory's first {old.size} entries are not those of the log {log.origin}.",
@@ -103,7 +102,7 @@ def _check_is_prefix(log: Exportable, old: Checkpoint, old_note: bytes, new: Che
             theirs=old_note,
             remedy="Find out which of the two was altered before publishing either; keep both.",
         )
-    if known < old.size:
+    if new.size < old.size:
         raise RollbackError(
             f"The directory holds {old.size} entries, but the log's checkpoint covers only {new.size}.",
             remedy="The log was rolled back, or has not been signed since: restore it, or sign a new checkpoint.",
@@ -120,6 +119,7 @@ class TileFolder:
         self.checkpoint = Checkpoint.parse(split_note(self.note)[0]) if self.note is not None else None
         self._lock = lock
         self._written: list[Path] = []
+        self._count = 0
         self._outgrown: list[Path] = []
 
     @classmethod
@@ -148,21 +148,24 @@ class TileFolder:
         checkpoint: Checkpoint,
         old_size: int,
         entries: Iterable[tuple[Chunk, Hashes]],
-        edge: tree.Edge,
+        nodes: tree.NodeSource,
         *,
         progress: Progress | None = None,
     ) -> int:
         """Write the bundles and tiles that `checkpoint` needs and the old size did not have; how many files.
 
-        `entries` are the bundles (with their leaf hashes) from the start of the last one of the old size, and `edge`
-        the tree's edge there. What is written is hashed up to the root, which must be the checkpoint's.
+        `entries` are the bundles (with their leaf hashes) from the start of the old size's last one, and `nodes` knows
+        the tree as it was there. What is written is hashed up to the root, which must be the checkpoint's.
         """
-        start = edge.size
-        rows: dict[int, Hashes] = {level: tail for level, tail in enumerate(edge.tails()) if level}
-        count = len(self._written)
+        start = old_size & ~(TILE - 1)
+        edge = tree.Edge.load(start, nodes)
+        rows = {level: _tail(nodes, start, level) for level in range(1, 8) if start >> TILE_BITS * level}
+        count = self._count
         for number, (chunk, leaves) in enumerate(entries):
             bundle, width = chunk.first >> TILE_BITS, len(leaves)
-            self._put(bundle_path(bundle, width), encode_bundle(chunk), outgrows=width == TILE and chunk.first < old_size)
+            self._put(
+                bundle_path(bundle, width), encode_bundle(chunk), outgrows=width == TILE and chunk.first < old_size
+            )
             self._put(tile_path(0, bundle, width), leaves.tobytes(), outgrows=width == TILE and chunk.first < old_size)
             edge, finished = edge.extended(leaves)
             for level, first, hashes in finished:
@@ -177,7 +180,7 @@ class TileFolder:
         for level, row in rows.items():
             if len(row):
                 self._put(tile_path(level, checkpoint.size >> TILE_BITS * (level + 1), len(row)), row.tobytes())
-        return len(self._written) - count
+        return self._count - count
 
     def publish(self, note: bytes) -> None:
         """Make everything durable, then replace the checkpoint, then drop the partial tiles that full ones replace."""
@@ -237,6 +240,7 @@ class TileFolder:
         except OSError as error:
             raise _refused(target, error) from error
         self._written.append(target)
+        self._count += 1
 
     def _sync(self) -> None:
         if len(self._written) > _SYNCED_ONE_BY_ONE_MAX:
@@ -248,6 +252,12 @@ class TileFolder:
             folders |= {parent for parent in path.parents if parent == self.folder or self.folder in parent.parents}
         for folder in folders:
             sync_folder(folder)
+
+
+def _tail(nodes: tree.NodeSource, size: int, level: int) -> Hashes:
+    """The nodes of a level that no full tile holds yet."""
+    finished = size >> TILE_BITS * level
+    return nodes.hashes(level, finished & ~(TILE - 1), finished & (TILE - 1))
 
 
 def _sync_file(path: Path) -> None:

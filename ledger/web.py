@@ -15,7 +15,6 @@ import urllib.request
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from email.message import Message
 from typing import IO, Any
 
 from licet.ledger.errors import ConfigError, LimitError, RemoteError
@@ -80,7 +79,7 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
     max_redirections = REDIRECTS_MAX
 
     def redirect_request(
-        self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: Message, newurl: str
+        self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: http.client.HTTPMessage, newurl: str
     ) -> urllib.request.Request | None:
         scheme = urllib.parse.urlsplit(newurl).scheme
         if scheme not in ("http", "https") or (req.type == "https" and scheme != "https"):

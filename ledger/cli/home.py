@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from pathlib import Path
 from typing import Annotated
 
@@ -19,7 +20,9 @@ config = typer.Typer(no_args_is_help=True, help="Show the settings and where eac
 @init.command()
 def init_home(
     directory: Annotated[Path, typer.Argument(help="The new home.")],
-    name: Annotated[str, typer.Option(help="Prefix of the logs' origins: a domain and path of yours.")] = "licet.local",
+    name: Annotated[
+        str | None, typer.Option(help="Prefix of the logs' origins, as example.org/models. Default: a random one.")
+    ] = None,
     encrypt: Annotated[
         bool, typer.Option(help=f"Encrypt the keys with the passphrase in {PASSPHRASE_VARIABLE}.")
     ] = False,
@@ -29,7 +32,7 @@ def init_home(
     secret = passphrase()
     if encrypt and not secret:
         raise ConfigError(f"{PASSPHRASE_VARIABLE} is not set.", remedy="Set it, and keep it: keys cannot be recovered.")
-    home = Home.create(directory, name, secret if encrypt else None)
+    home = Home.create(directory, name or f"licet.local/{secrets.token_hex(4)}", secret if encrypt else None)
     keys = {log: str(home.verifier_key(log)) for log in LOGS}
     if as_json:
         terminal.show_json({"home": str(home.path), "verifier_keys": keys})

@@ -1,0 +1,182 @@
+"""`licet demo`: the main job on a small real run, each claim checked while it is made."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from licet.ledger import codec, export, fsck, proof, terminal
+from licet.ledger import demo as run
+from licet.ledger.cli.options import AsJson
+from licet.ledger.errors import Finding, LicetError, NotFoundError, RollbackError, VerificationError
+from licet.ledger.home import Home
+from licet.ledger.log import LogReader, now_ms
+from licet.ledger.note import VerifierKey
+from licet.ledger.records import Anchored, Digest, ExampleAdmitted, GradientApplied
+from licet.ledger.sources import DirectoryTiles
+from licet.ledger.tileview import TileView
+from licet.ledger.verify import verify
+
+demo = typer.Typer()
+_STEPS = 400
+
+
+@dataclass(slots=True)
+class _Claims:
+    """What was shown, and whether it held."""
+
+    quiet: bool
+    held: dict[str, bool] = field(default_factory=dict)
+
+    def tell(self, text: str = "") -> None:
+        if not self.quiet:
+            terminal.show(text)
+
+    def claim(self, what: str, holds: bool) -> None:
+        self.held[what] = holds
+        self.tell(f"  {'✓' if holds else '✗'} {what}")
+
+
+@demo.command()
+def show(
+    directory: Annotated[
+        Path | None, typer.Option("--dir", help="Keep the home here to look at. Default: a scratch folder.")
+    ] = None,
+    check: Annotated[bool, typer.Option("--check", help="Fail if anything that is claimed does not hold.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train a small model on installed packages, then ask, prove, verify and attack its ledger."""
+    claims = _Claims(quiet=as_json)
+    place = directory or Path(tempfile.mkdtemp(prefix="licet-demo-"))
+    try:
+        home = Home.create(place / "home", "demo.licet")
+        _train(home, claims)
+        _ask(home, claims)
+        _prove(home, place, claims)
+        _attack(home, place, claims)
+        if directory is not None:
+            claims.tell(f"\nThe home is {home.path}. Try: licet ledger reverse training layer.0 --home {home.path}")
+    finally:
+        if directory is None:
+            shutil.rmtree(place, ignore_errors=True)
+    if as_json:
+        terminal.show_json(claims.held)
+    if check and not all(claims.held.values()):
+        raise Finding("Not everything that the demo claims held.")
+
+
+def _train(home: Home, claims: _Claims) -> None:
+    sources = run.installed_sources()
+    if not sources:
+        raise NotFoundError("No installed distribution has a description to learn from.")
+    claims.tell(f"1. Train on {len(sources)} installed Python packages, each under its own licence")
+    losses, events, started = [], 0, time.perf_counter()
+    with home.open_log("training") as ledger, terminal.progress("training") as bar:
+        for result in run.train(ledger, home.content, sources, steps=_STEPS):
+            losses.append(result.loss)
+            events += result.events
+            bar(result.step + 1, _STEPS)
+        ledger.checkpoint()
+        size = ledger.size
+    confined = sum(not source.is_permissive for source in sources)
+    claims.tell(f"   {confined} of them are confined to {', '.join(sorted(run.SURFACE))}: no permissive licence found")
+    claims.tell(
+        f"   loss {losses[0]:.2f} → {sum(losses[-20:]) / 20:.2f} bits·ln2 a byte in {time.perf_counter() - started:.0f} s; "
+        f"{events} gradient applications recorded, {size} entries"
+    )
+    claims.claim("the model learned", sum(losses[-20:]) / 20 < losses[0] / 1.5)
+
+
+def _ask(home: Home, claims: _Claims) -> None:
+    claims.tell("\n2. Ask: who shaped layer.0, and what did a confined source shape?")
+    with LogReader.open(home.log("training")) as log:
+        for rank, row in enumerate(log.exposure.reverse(["layer.0"], top=3), start=1):
+            claims.tell(f"   {rank}. {row.source:<24} {row.share:6.1%} of the recorded exposure")
+        confined = next((s for s in run.installed_sources() if not s.is_permissive), None)
+        if confined is not None:
+            blocks = log.exposure.forward(source=confined.name)
+            for b in blocks:
+                claims.tell(f"   {confined.name:<20} → {b.block:<10} {b.magnitude:10.4f}  in {b.events} events")
+            deep = [row.total for row in blocks if row.block not in run.SURFACE]
+            claims.claim(f"nothing of {confined.name} reached a block below the surface", not any(deep))
+
+
+def _prove(home: Home, place: Path, claims: _Claims) -> None:
+    claims.tell("\n3. Prove one gradient application to somebody who has only the key")
+    with LogReader.open(home.log("training")) as log:
+        _, admitted = log.all_of(ExampleAdmitted)[0]
+        index = log.exposure.events_of(admitted.example)[0]
+        receipt = proof.make_receipt(log, index).format()
+    (place / "receipt").write_bytes(receipt)
+    key = home.verifier_key("training")
+    checkpoint, entry = proof.verify_receipt(proof.Proof.parse(receipt), [key])
+    record = codec.decode(entry)
+    claims.tell(f"   {len(receipt)} bytes: entry {index} of {checkpoint.origin} at size {checkpoint.size}")
+    claims.claim("the receipt verifies offline", isinstance(record, GradientApplied))
+    claims.claim("with one bit changed it does not", _refuses(lambda: _verify_flipped(receipt, key), LicetError))
+    home.content.erase(admitted.commitment)
+    claims.claim(
+        "the example's text is erased, and its receipt still verifies",
+        admitted.commitment not in home.content and bool(proof.verify_receipt(proof.Proof.parse(receipt), [key])),
+    )
+
+
+def _verify_flipped(receipt: bytes, key: VerifierKey) -> None:
+    read = proof.Proof.parse(receipt)
+    assert read.extra is not None
+    entry = bytearray(read.extra)
+    entry[-1] ^= 1
+    proof.verify_proof(read, bytes(entry), [key])
+
+
+def _attack(home: Home, place: Path, claims: _Claims) -> None:
+    claims.tell("\n4. Verify everything, then attack it")
+    key, path = home.verifier_key("training"), home.log("training")
+    started = time.perf_counter()
+    report = fsck.fsck(path, key)
+    claims.claim(
+        f"{report.size} entries, their tree, signatures and indexes hold ({time.perf_counter() - started:.1f} s)", True
+    )
+    tiles = place / "tiles"
+    with LogReader.open(path) as log:
+        export.export(log, tiles)
+    bundle = sorted(tiles.rglob("tile/entries/*"))[0]
+    raw = bytearray(bundle.read_bytes())
+    raw[len(raw) // 2] ^= 0x01
+    bundle.write_bytes(raw)
+    claims.claim("an altered entry in a mirror is found and named", _names_entry(tiles, key, claims))
+    copy = place / "older"
+    shutil.copytree(path, copy)
+    with home.open_log("training") as ledger:
+        ledger.append(Anchored(ledger.origin, report.size, Digest(report.root), b"", now_ms()))
+        ledger.checkpoint()
+    shutil.rmtree(path)
+    copy.rename(path)
+    claims.claim(
+        "an older copy put in the log's place is refused", _refuses(lambda: home.open_log("training"), RollbackError)
+    )
+
+
+def _names_entry(tiles: Path, key: VerifierKey, claims: _Claims) -> bool:
+    try:
+        view = TileView(DirectoryTiles(tiles))
+        verify(view, view.note, key, leaf_tiles=True)
+    except VerificationError as error:
+        claims.tell(f"     {error.message}")
+        return error.index is not None
+    return False
+
+
+def _refuses(call: Callable[[], object], expected: type[LicetError]) -> bool:
+    try:
+        call()
+    except expected:
+        return True
+    return False

@@ -1,0 +1,27 @@
+"""`licet ledger`: the table of its commands."""
+
+from __future__ import annotations
+
+import typer
+
+from licet.ledger.cli import ask, publish, upkeep
+
+ledger = typer.Typer(no_args_is_help=True, help="Read, prove, verify and mirror the logs.")
+
+for command in (
+    ask.info,
+    ask.events,
+    ask.forward,
+    ask.reverse,
+    ask.diff,
+    publish.prove,
+    publish.verify,
+    publish.export,
+    upkeep.fsck,
+    upkeep.checkpoint,
+    upkeep.key,
+    upkeep.rotate_key,
+    upkeep.re_anchor,
+    upkeep.erase,
+):
+    ledger.command(command.__name__.replace("_", "-"))(command)

@@ -1,0 +1,107 @@
+"""Showing a log to others: proofs, verification, static tiles, mirrors, witnesses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from licet.ledger import export as tile_export
+from licet.ledger import fsck, proof, terminal
+from licet.ledger.cli.options import (
+    AsJson,
+    HomeOption,
+    KeyOption,
+    LogArgument,
+    log_path,
+    read_log,
+    read_note,
+    verifier_key,
+)
+from licet.ledger.directory import LogDirectory
+from licet.ledger.errors import ConfigError
+from licet.ledger.files import write_whole
+from licet.ledger.home import LOGS
+from licet.ledger.sources import open_source
+from licet.ledger.tileview import TileView
+from licet.ledger.verify import Report
+from licet.ledger.verify import verify as verify_entries
+
+
+def prove(
+    log: LogArgument,
+    index: Annotated[int, typer.Argument(help="The entry to prove.")],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Where to write it. Default: stdout.")] = None,
+    bare: Annotated[bool, typer.Option("--bare", help="Leave the entry itself out.")] = False,
+    home: HomeOption = None,
+) -> None:
+    """Prove that an entry stands in the log: a receipt that `licet receipt verify` checks offline."""
+    with read_log(log, home) as view:
+        made = proof.make_proof(view, index) if bare else proof.make_receipt(view, index)
+    if output is None:
+        terminal.show(made.format().decode().removesuffix("\n"))
+    else:
+        write_whole(output, made.format())
+
+
+def verify(
+    log: Annotated[
+        str, typer.Argument(metavar="LOG", help="A log of the home, a directory, a tile mirror or its URL.")
+    ],
+    key: KeyOption = None,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option("--checkpoint", help="A signed checkpoint that you kept: the log must still begin with it."),
+    ] = None,
+    home: HomeOption = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check everything about a log with nothing but its files and its key; names the first bad entry."""
+    _show(_verified(log, key, read_note(checkpoint), home), as_json=as_json)
+
+
+def export(
+    log: LogArgument,
+    directory: Annotated[Path, typer.Argument(help="Where the tiles go; any web server can serve it.")],
+    home: HomeOption = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write the log out as static tiles (C2SP tlog-tiles); run again, it adds what is new."""
+    with read_log(log, home) as view, terminal.progress("exporting tiles") as bar:
+        exported = tile_export.export(view, directory, progress=bar)
+    if as_json:
+        terminal.show_json(exported)
+    else:
+        terminal.show(
+            f"{directory} holds {exported.size} entries of {exported.origin}, {exported.new_entries} of them new."
+        )
+
+
+def _verified(log: str, key: str | None, older: bytes | None, home: Path | None) -> Report:
+    is_url = log.startswith(("http://", "https://"))
+    path = None if is_url else log_path(log, home)
+    trusted = verifier_key(key, log, home)
+    with terminal.progress("verifying entries") as bar:
+        if path is not None and (log in LOGS or LogDirectory(path).description_file.exists()):
+            return fsck.fsck(path, trusted, older=older, progress=bar)
+        if path is not None and not (path / "checkpoint").exists():
+            raise ConfigError(
+                f"{path} is neither a log nor a tile mirror.",
+                remedy="A log holds ledger.json, a mirror holds checkpoint and tile/.",
+            )
+        view = TileView(open_source(log))
+        return verify_entries(view, view.note, trusted, older=older, leaf_tiles=True, progress=bar)
+
+
+def _show(report: Report, *, as_json: bool) -> None:
+    if as_json:
+        terminal.show_json(report)
+        return
+    terminal.show(f"good: {report.size} entries of {report.origin}")
+    terminal.show(f"  signed up to {report.checkpoint_size} by {', '.join(report.signed_by)}")
+    if report.older_size is not None:
+        terminal.show(f"  begins with the {report.older_size} entries of the checkpoint you kept")
+    terminal.show(f"  checked: {', '.join(report.checked)}")
+    for kind, count in report.kinds.items():
+        terminal.show(f"  {count:>10}  {kind}")
