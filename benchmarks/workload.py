@@ -50,7 +50,11 @@ def steps(shape: Shape, seed: int = 0) -> Iterator[Step]:
     rng = np.random.default_rng(seed)
     block_scale = np.exp(rng.normal(0, 1, shape.blocks))
     pool = [
-        (np.exp(rng.normal(-1, 0.7, (shape.batch, 1))) * block_scale * np.exp(rng.normal(0, 0.3, (shape.batch, shape.blocks)))).astype(np.float32)
+        (
+            np.exp(rng.normal(-1, 0.7, (shape.batch, 1)))
+            * block_scale
+            * np.exp(rng.normal(0, 0.3, (shape.batch, shape.blocks)))
+        ).astype(np.float32)
         for _ in range(_POOL)
     ]
     order = rng.permutation(shape.examples)

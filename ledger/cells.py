@@ -27,6 +27,7 @@ class Cells:
         self._groups = np.zeros(_ROWS_MIN, np.int64)
         self._cells = np.zeros((_ROWS_MIN, blocks, 3), np.int64)
         self._steps = np.full((_ROWS_MIN, blocks, 2), -1, np.int64)
+        self._columns: Ints | None = None
 
     def __len__(self) -> int:
         return len(self._refs)
@@ -56,6 +57,7 @@ class Cells:
         """Add some events."""
         from licet.ledger import kernels  # noqa: PLC0415
 
+        self._columns = None
         rows = self._rows(events.attestation)
         order = np.argsort(rows)  # one row after another, so that each is fetched into the processor's cache once
         kernels.fold(self._cells, self._steps, order, rows, events.step, profiles.rows, profiles.levels, events.codes)
@@ -64,6 +66,7 @@ class Cells:
         """Add the sums of a segment."""
         from licet.ledger import kernels  # noqa: PLC0415
 
+        self._columns = None
         rows = self._rows(segment.refs)
         kernels.merge(self._cells, self._steps, rows, segment.cells, segment.steps)
 
@@ -71,7 +74,9 @@ class Cells:
         """Add each group's sum over some blocks to its limbs."""
         from licet.ledger import kernels  # noqa: PLC0415
 
-        kernels.add_selected(self._cells, blocks, self._groups[: len(self)], hi, lo)
+        if self._columns is None:  # block after block, as a ranking reads them
+            self._columns = np.ascontiguousarray(self.cells[:, :, :2].transpose(2, 1, 0))
+        kernels.add_selected(self._columns, blocks, self._groups[: len(self)], hi, lo)
 
     def as_segment(self, extent: Extent) -> Segment:
         """These sums as a segment. Its rows are in the order of their references, however they were added."""
@@ -89,6 +94,7 @@ class Cells:
         )
 
     def clear(self) -> None:
+        self._columns = None
         self._cells[: len(self)] = 0
         self._steps[: len(self)] = -1
         self._refs = np.empty(0, np.int64)

@@ -87,3 +87,12 @@ def split(first: int, data: bytes, lengths: NDArray[np.int64]) -> list[tuple[byt
 def join(entries: Sequence[bytes]) -> tuple[bytes, NDArray[np.int64]]:
     """Entries laid end to end, and their lengths."""
     return b"".join(entries), np.fromiter((len(entry) for entry in entries), np.int64, len(entries))
+
+
+def concatenated(held: Sequence[Chunk]) -> Chunk:
+    """Neighbouring chunks as one."""
+    if len(held) == 1:
+        return held[0]
+    offsets = np.zeros(sum(len(chunk.offsets) - 1 for chunk in held) + 1, np.int64)
+    np.cumsum(np.concatenate([np.diff(chunk.offsets) for chunk in held]), out=offsets[1:])
+    return Chunk(held[0].first, b"".join(chunk.data for chunk in held), offsets)

@@ -38,6 +38,7 @@ ENTRY_BYTES_MAX = 65_535
 """An entry bundle of a tile gives each entry's length in two bytes."""
 
 _INT_LIMIT = 2**63
+_DOUBLE = struct.Struct(">d")
 _KNOWN: dict[Any, _Coder] = {}
 _FIXED_BYTES = {records.U8: 1, records.U16: 2, records.U32: 4, records.U40: 5, records.Ref: 5}
 
@@ -101,17 +102,19 @@ def _new_coder(kind: Any) -> _Coder:
 def _struct_coder(cls: type) -> _Coder:
     hints = get_type_hints(cls)
     fields = [(f.name, _coder(hints[f.name])) for f in dataclasses.fields(cls)]
+    readers = [coder.read for _, coder in fields]
 
     def write(out: bytearray, value: Any) -> None:
         for name, coder in fields:
             coder.write(out, getattr(value, name))
 
     def read(raw: bytes, at: int) -> tuple[Any, int]:
-        values = {}
-        for name, coder in fields:
-            values[name], at = coder.read(raw, at)
+        values = []
+        for read_field in readers:
+            value, at = read_field(raw, at)
+            values.append(value)
         try:
-            return cls(**values), at
+            return cls(*values), at
         except ValueError as error:
             raise FormatError(f"This {cls.__name__} contradicts itself: {error}.") from error
 
@@ -127,8 +130,10 @@ def _fixed_coder(kind: Any) -> _Coder:
         out += value.to_bytes(width, "little")
 
     def read(raw: bytes, at: int) -> tuple[int, int]:
-        part, end = _take(raw, at, width)
-        return int.from_bytes(part, "little"), end
+        end = at + width
+        if end > len(raw):
+            raise _cut_short()
+        return int.from_bytes(raw[at:end], "little"), end
 
     return _Coder(write, read)
 
@@ -143,6 +148,8 @@ def _write_int(out: bytearray, value: int) -> None:
 
 
 def _read_int(raw: bytes, at: int) -> tuple[int, int]:
+    if at < len(raw) and raw[at] < 0x80:  # nearly always
+        return raw[at], at + 1
     value = shift = 0
     while True:
         (byte,), at = _take(raw, at, 1)
@@ -173,10 +180,9 @@ def _write_bool(out: bytearray, value: bool) -> None:
 
 
 def _read_flag(raw: bytes, at: int) -> tuple[bool, int]:
-    (byte,), at = _take(raw, at, 1)
-    if byte > 1:
+    if at >= len(raw) or raw[at] > 1:
         raise FormatError("A yes or no in this entry is neither.")
-    return bool(byte), at
+    return raw[at] == 1, at + 1
 
 
 def _write_float(out: bytearray, value: float) -> None:
@@ -186,11 +192,12 @@ def _write_float(out: bytearray, value: float) -> None:
 
 
 def _read_float(raw: bytes, at: int) -> tuple[float, int]:
-    part, at = _take(raw, at, 8)
-    (value,) = struct.unpack(">d", part)
-    if math.isnan(value) or part == b"\x80" + bytes(7):
+    if at + 8 > len(raw):
+        raise _cut_short()
+    (value,) = _DOUBLE.unpack_from(raw, at)
+    if math.isnan(value) or (value == 0 and raw[at] == 0x80):
         raise FormatError("A number in this entry is NaN or negative zero.")
-    return value, at
+    return value, at + 8
 
 
 def _write_bytes(out: bytearray, value: bytes) -> None:
@@ -241,18 +248,21 @@ def _enum_coder(cls: type[StrEnum]) -> _Coder:
     def write(out: bytearray, value: StrEnum) -> None:
         _write_str(out, cls(value).value)
 
+    members = {member.value: member for member in cls}
+
     def read(raw: bytes, at: int) -> tuple[StrEnum, int]:
         text, at = _read_str(raw, at)
-        try:
-            return cls(text), at
-        except ValueError as error:
-            raise FormatError(f"{text!r} is no {cls.__name__}.") from error
+        member = members.get(text)
+        if member is None:
+            raise FormatError(f"{text!r} is no {cls.__name__}.")
+        return member, at
 
     return _Coder(write, read)
 
 
 def _optional_coder(kind: Any) -> _Coder:
     (inner,) = (_coder(arg) for arg in get_args(kind) if arg is not types.NoneType)
+    read_inner = inner.read
 
     def write(out: bytearray, value: Any) -> None:
         out.append(value is not None)
@@ -261,7 +271,7 @@ def _optional_coder(kind: Any) -> _Coder:
 
     def read(raw: bytes, at: int) -> tuple[Any, int]:
         present, at = _read_flag(raw, at)
-        return inner.read(raw, at) if present else (None, at)
+        return read_inner(raw, at) if present else (None, at)
 
     return _Coder(write, read)
 
@@ -290,8 +300,12 @@ def _tuple_coder(kind: Any) -> _Coder:
 def _take(raw: bytes, at: int, count: int) -> tuple[bytes, int]:
     end = at + count
     if end > len(raw):
-        raise FormatError("This entry ends in the middle of a field.")
+        raise _cut_short()
     return raw[at:end], end
+
+
+def _cut_short() -> FormatError:
+    return FormatError("This entry ends in the middle of a field.")
 
 
 _CODERS: list[tuple[Callable[[Any], bool], Callable[[Any], _Coder]]] = [

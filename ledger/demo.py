@@ -170,7 +170,10 @@ def train(
 def _admit(
     ledger: Ledger, content: ContentStore, sources: list[Source], model: Model
 ) -> tuple[dict[int, list[int]], list[tuple[int, int, int, bytes]]]:
-    """Record the run, its profiles and every example; the levels by profile, and (example, attestation, profile, text)."""
+    """Record the run, its profiles and every example.
+
+    Gives the levels of each profile, and for each example its entry, its attestation, its profile and its text.
+    """
     blocks = tuple(
         Block(name, ("surface",) if name in SURFACE else ("foundational",), parameter.size)
         for name, parameter in zip(BLOCKS, model.parameters, strict=True)

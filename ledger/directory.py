@@ -8,6 +8,7 @@ logs/training.anchor         the last signed checkpoint, outside what a restored
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -75,6 +76,8 @@ class LogDirectory:
             fields = json.loads(raw)
             version, origin = fields["format"], fields["origin"]
             key = VerifierKey.parse(fields["verifier_key"])
+            if not isinstance(origin, str):
+                raise TypeError("an origin is a text")
         except (ValueError, TypeError, KeyError, AttributeError, FormatError) as error:
             raise NotALedgerError(
                 f"{self.description_file} does not describe a log.", remedy="Restore it from a backup or mirror."
@@ -131,15 +134,26 @@ class WriterLock:
                 pid=holder.pid,
                 remedy="Go through that process (`licet revoke --server URL` for a server), or stop it first.",
             ) from error
-        file.truncate(0)
+        lock = cls(file)
         command = " ".join(Path(part).name if i == 0 else part for i, part in enumerate(sys.argv[:3]))
-        file.write(f"{os.getpid()}\n{command[:200]}\n")
-        file.flush()
-        return cls(file)
+        try:
+            file.truncate(0)
+            file.write(f"{os.getpid()}\n{command[:200]}\n")
+            file.flush()
+        except OSError as error:
+            lock.release()
+            raise StorageError(
+                f"{path} cannot be written: {error.strerror or error}.",
+                remedy="Look at free space (df) and the disk's health.",
+            ) from error
+        return lock
 
     def release(self) -> None:
-        self._file.truncate(0)
-        self._file.close()
+        """Let others write. What the file says of its holder is a courtesy, so failing to clear it is no failure."""
+        with contextlib.suppress(OSError):
+            self._file.truncate(0)
+        with contextlib.suppress(OSError):
+            self._file.close()
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,7 @@ from licet.ledger.view import View
 
 SEGMENT_EVENTS_MIN = 1 << 14
 SEGMENT_EVENTS_MAX = 1 << 20
+_NEVER = 1 << 62
 _FOLD_EVENTS = 1 << 14
 """Events are summed in batches of this size, sorted by attestation so that each one's row is touched once."""
 
@@ -327,31 +328,30 @@ class Exposure:
         steps: tuple[int, int] | None = None,
     ) -> list[BlockExposure]:
         """Which blocks a source or an attestation shaped, how much, and when."""
-        sums: dict[str, list[BlockExposure]] = {}
         refs = [] if attestation is None else [ref for ref, _ in self.view.find(AttestationMentioned, attestation)]
         known = bool(refs) if source is None else source in self._groups
+        layers = []
         for part, cells in self._layers(run, steps):
             rows = cells.rows_of(refs) if source is None else cells.rows_in(self._groups.get(source, -1))
-            for b, block in enumerate(part.blocks):
-                sums.setdefault(block, []).append(_block_exposure(block, cells.cells[rows, b], cells.steps[rows, b]))
-        if not known and not any(row.events for rows_ in sums.values() for row in rows_):
+            layers.append(_block_exposures(part.blocks, cells.cells[rows], cells.steps[rows]))
+        exposures = _combined(layers)
+        if not known and not any(row.events for row in exposures):
             name = source if source is not None else (attestation or b"").hex()
             raise NotFoundError(
                 f"{name} has not contributed to this log.", remedy="`licet ledger reverse` lists who has."
             )
-        return [_combined(rows_) for rows_ in sums.values()]
+        return exposures
 
     def forward_example(self, example: bytes, *, run: int | None = None) -> list[BlockExposure]:
         """Which blocks one example shaped: the sum of its events."""
-        sums: dict[str, list[BlockExposure]] = {}
+        layers = []
         for part in self.lineage(run):
             cells = Cells(len(part.blocks), self.group_of)
             for index in self._places_of(part, example):
                 for events, profiles, _ in self.events_between(index, index + 1):
                     cells.fold(events, profiles)
-            for b, block in enumerate(part.blocks):
-                sums.setdefault(block, []).append(_block_exposure(block, cells.cells[:, b], cells.steps[:, b]))
-        return [_combined(rows) for rows in sums.values()]
+            layers.append(_block_exposures(part.blocks, cells.cells, cells.steps))
+        return _combined(layers)
 
     def reverse(
         self,
@@ -424,32 +424,39 @@ def _joined(waiting: list[tuple[Events, ProfileTable]]) -> tuple[Events, Profile
     )
 
 
-def _block_exposure(block: str, cells: Ints, steps: Ints) -> BlockExposure:
-    """The sum of some rows in one block."""
-    present = cells[:, 2] > 0
-    if not present.any():
-        return BlockExposure(block, 0, 0, None, None)
-    hi, lo, count = (int(column) for column in cells.sum(axis=0))
-    return BlockExposure(block, total(hi, lo), count, int(steps[present, 0].min()), int(steps[present, 1].max()))
+def _block_exposures(blocks: list[str], cells: Ints, steps: Ints) -> list[BlockExposure]:
+    """The sums of some rows [rows, blocks, …], block by block."""
+    sums = cells.sum(axis=0).tolist()
+    firsts = np.where(cells[:, :, 2] > 0, steps[:, :, 0], _NEVER).min(axis=0, initial=_NEVER).tolist()
+    lasts = steps[:, :, 1].max(axis=0, initial=-1).tolist()
+    return [
+        BlockExposure(block, total(hi, lo), count, first if count else None, last if count else None)
+        for block, (hi, lo, count), first, last in zip(blocks, sums, firsts, lasts, strict=True)
+    ]
 
 
-def _combined(rows: Sequence[BlockExposure]) -> BlockExposure:
-    """The sum of one block's rows from several layers."""
-    firsts = [row.first_step for row in rows if row.first_step is not None]
-    lasts = [row.last_step for row in rows if row.last_step is not None]
-    return BlockExposure(
-        rows[0].block,
-        sum(row.total for row in rows),
-        sum(row.events for row in rows),
-        min(firsts, default=None),
-        max(lasts, default=None),
-    )
+def _combined(layers: Sequence[list[BlockExposure]]) -> list[BlockExposure]:
+    """The sums of several layers, block by block."""
+    sums: dict[str, BlockExposure] = {}
+    for row in (row for layer in layers for row in layer):
+        before = sums.get(row.block)
+        if before is None or not before.events:
+            sums[row.block] = row
+        elif row.events and row.first_step is not None and before.first_step is not None:
+            sums[row.block] = BlockExposure(
+                row.block,
+                before.total + row.total,
+                before.events + row.events,
+                min(before.first_step, row.first_step),
+                max(before.last_step or 0, row.last_step or 0),
+            )
+    return list(sums.values())
 
 
 def _ranked(sources: list[str], hi: Ints, lo: Ints, top: int | None) -> list[SourceShare]:
     whole = total(hi.sum(), lo.sum())
-    size = np.ldexp(hi.astype(np.float64), norms.LIMB_BITS) + lo
-    candidates = np.flatnonzero(size > 0)
+    size = hi * 2.0**norms.LIMB_BITS + lo
+    candidates = np.flatnonzero(size)
     if top is not None and len(candidates) > top:
         # Floats only preselect; the margin keeps whatever they could confuse with the last place.
         bar = np.partition(size, -top)[-top]

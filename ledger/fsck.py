@@ -10,20 +10,22 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
+
 from licet.ledger import lookup, tree
 from licet.ledger.chunks import Chunk
 from licet.ledger.directory import LogDirectory, WriterLock
 from licet.ledger.errors import CorruptError, NotFoundError, VerificationError
-from licet.ledger.events import Events, Ints, ProfileTable
+from licet.ledger.events import Events, ProfileTable
 from licet.ledger.exposure import Exposure, RunExposure, Sink
 from licet.ledger.log import LogReader
 from licet.ledger.note import VerifierKey
-from licet.ledger.records import RunStarted
-from licet.ledger.replay import Replay
+from licet.ledger.records import GradientApplied, RunStarted
+from licet.ledger.replay import Decoded, Replay
 from licet.ledger.store import Batch, Store, Table
 from licet.ledger.tree import Hashes
 from licet.ledger.verify import Progress, Report, pieces, verify
-from licet.ledger.view import HEAD, INDEXES_INVALID, Head, View, node_key
+from licet.ledger.view import INDEXES_INVALID, View, node_key, read_head
 
 INDEX_TABLES = (Table.NODES, Table.LOOKUP, Table.EXPOSURE, Table.POSTINGS)
 _BATCH_KEYS = 20_000
@@ -60,15 +62,16 @@ class IndexCheck:
         self._ends = iter([extent.end for extent in self._run.stored_extents()])
         self._end = next(self._ends, None)
 
-    def entries_read(self, chunk: Chunk, events: tuple[Events, ProfileTable, Ints] | None) -> None:
+    def entries_read(self, chunk: Chunk, events: Decoded | None) -> None:
         _put_lookups(chunk, self._sink)
-        if events is not None and self._run is not None:
-            self._run.add(*events)
-        if self._run is not None and self._end is not None and chunk.end >= self._end:
-            if chunk.end != self._end:
-                raise _differs(f"A segment of the exposure index ends at entry {self._end}, inside a commit.")
+        while self._run is not None and self._end is not None and self._end <= chunk.end:
+            before, events = _split(events, self._end)
+            if before is not None:
+                self._run.add(*before)
             self._run.close_segment(self._end, self._sink)
             self._end = next(self._ends, None)
+        if events is not None and self._run is not None:
+            self._run.add(*events)
 
     def nodes_finished(self, level: int, start: int, hashes: Hashes) -> None:
         self._sink.written[Table.NODES] += len(hashes)  # `verify` itself compares them
@@ -109,7 +112,7 @@ def repair(path: Path, *, progress: Progress | None = None) -> None:
     try:
         store = Store.open_writer(directory.database)
         try:
-            view = View(description.origin, store, Head.unpack(store.get(Table.META, HEAD)))
+            view = View(description.origin, store, read_head(store))
             _Rebuild(view, store, description.verifier_key).run(progress)
         finally:
             store.close()
@@ -176,8 +179,26 @@ class _Rebuild:
         return self._store.batch()
 
 
+def _split(events: Decoded | None, end: int) -> tuple[Decoded | None, Decoded | None]:
+    """The events before an entry, and those from it on."""
+    if events is None:
+        return None, None
+    columns, profiles, indices = events
+    at = int(np.searchsorted(indices, end))
+    parts = [
+        (
+            Events(columns.columns[part], columns.refs[part], columns.codes[part]),
+            ProfileTable(profiles.rows[part], profiles.levels),
+            indices[part],
+        )
+        for part in (slice(0, at), slice(at, None))
+    ]
+    return (parts[0] if at else None), (parts[1] if at < len(indices) else None)
+
+
 def _put_lookups(chunk: Chunk, sink: Sink) -> None:
-    for index in range(chunk.first, chunk.end):
+    kinds = np.frombuffer(chunk.data, np.uint8)[chunk.offsets[:-1]]
+    for index in (chunk.first + np.flatnonzero(kinds != GradientApplied.KIND)).tolist():
         key = lookup.key(chunk.entry(index), index)
         if key is not None:
             sink.put(Table.LOOKUP, key, b"")

@@ -164,20 +164,41 @@ def leaf_hashes(data: Any, offsets: Any) -> Any:
 
 
 @_jit
+def _rise(nodes: Any, count: int) -> int:
+    """Put the parents of the first `count` nodes in their place; how many there are. An odd last one just rises."""
+    pairs = count // 2
+    parents = np.empty((pairs, 32), np.uint8)
+    _hash_messages(nodes.reshape(-1), np.arange(0, (pairs + 1) * 64, 64), 1, parents)
+    nodes[:pairs] = parents
+    if count % 2:
+        nodes[pairs] = nodes[count - 1]
+    return pairs + count % 2
+
+
+@_jit
 def tree_root(hashes: Any) -> Any:
     """The RFC 6962 root [32] over one or more node hashes [n, 32], of which only the last may be incomplete."""
     nodes = hashes.copy()
     count = nodes.shape[0]
-    offsets = np.arange(0, (count // 2 + 1) * 64, 64)
-    parents = np.empty((max(count // 2, 1), 32), np.uint8)
     while count > 1:
-        pairs = count // 2
-        _hash_messages(nodes.reshape(-1), offsets[: pairs + 1], 1, parents)
-        nodes[:pairs] = parents[:pairs]
-        if count % 2:
-            nodes[pairs] = nodes[count - 1]
-        count = pairs + count % 2
+        count = _rise(nodes, count)
     return nodes[0].copy()
+
+
+@_jit
+def siblings(hashes: Any, at: int) -> Any:
+    """The nodes beside the way from hashes[at] to the root over all of them, from below."""
+    nodes = hashes.copy()
+    count = nodes.shape[0]
+    path = np.empty((64, 32), np.uint8)
+    found = 0
+    while count > 1:
+        if at ^ 1 < count:
+            path[found] = nodes[at ^ 1]
+            found += 1
+        count = _rise(nodes, count)
+        at >>= 1
+    return path[:found].copy()
 
 
 @_jit
@@ -344,14 +365,14 @@ def merge(cells: Any, steps: Any, rows: Any, more: Any, more_steps: Any) -> None
 
 
 @_jit
-def add_selected(cells: Any, selected: Any, groups: Any, hi: Any, lo: Any) -> None:
-    """Sum the selected blocks of each row into its group's limbs."""
-    for r in range(groups.shape[0]):
-        g = groups[r]
-        for k in range(selected.shape[0]):
-            b = selected[k]
-            carry = lo[g] + cells[r, b, 1]
-            hi[g] += cells[r, b, 0] + (carry >> LIMB_BITS)
+def add_selected(columns: Any, selected: Any, groups: Any, hi: Any, lo: Any) -> None:
+    """Sum the selected blocks of each row into its group's limbs; `columns` [2, blocks, rows] holds hi and lo."""
+    for k in range(selected.shape[0]):
+        b = selected[k]
+        for r in range(groups.shape[0]):
+            g = groups[r]
+            carry = lo[g] + columns[1, b, r]
+            hi[g] += columns[0, b, r] + (carry >> LIMB_BITS)
             lo[g] = carry & _LIMB_MASK
 
 

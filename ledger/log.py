@@ -30,6 +30,7 @@ from licet.ledger.errors import (
     LimitError,
     OrderError,
     RollbackError,
+    StorageError,
 )
 from licet.ledger.events import Events, Ints, ProfileTable
 from licet.ledger.exposure import Exposure
@@ -48,7 +49,7 @@ from licet.ledger.records import (
     RunStarted,
 )
 from licet.ledger.store import Batch, Store, Table
-from licet.ledger.view import HEAD, INDEXES_INVALID, Head, View, checkpoint_key, node_key
+from licet.ledger.view import HEAD, INDEXES_INVALID, Head, View, checkpoint_key, node_key, read_head
 
 PENDING_BYTES_MAX = 256 << 20
 _FLUSH_BYTES = 8 << 20
@@ -73,7 +74,7 @@ class LogReader(View):
     """A log as another process sees it. It never blocks the writer and never writes."""
 
     def __init__(self, directory: LogDirectory, description: Description, store: Store) -> None:
-        super().__init__(description.origin, store, Head.unpack(store.get(Table.META, HEAD)))
+        super().__init__(description.origin, store, read_head(store))
         self.directory = directory
         self.first_key = description.verifier_key
         self._exposure: Exposure | None = None
@@ -107,7 +108,7 @@ class LogReader(View):
     def refresh(self) -> bool:
         """Move on to what was committed since; whether there was anything."""
         self._store.catch_up()
-        head = Head.unpack(self._store.get(Table.META, HEAD))
+        head = read_head(self._store)
         if head == self.head:
             return False
         before, self.head = self.head, head
@@ -178,20 +179,40 @@ class Ledger(LogReader):
         """Make a new log whose origin is the key's name. It appears whole or not at all."""
         if path.exists():
             raise ConfigError(f"{path} already exists.", remedy="Open the log that is there, or choose another path.")
+        anchor = LogDirectory(path).anchor
+        if anchor.exists():
+            raise ConfigError(
+                f"{anchor} says that a log was signed here, and {path} is gone.",
+                remedy="Restore that log; if it was given up on purpose, move its anchor away.",
+            )
         making = LogDirectory(path.with_name(f".{path.name}.creating"))
-        shutil.rmtree(making.path, ignore_errors=True)
-        making.database.mkdir(parents=True)
+        try:
+            shutil.rmtree(making.path, ignore_errors=True)
+            making.database.mkdir(parents=True)
+            cls._fill_new(making, key)
+            making.path.rename(path)
+            sync_folder(path.parent)
+        except OSError as error:
+            raise StorageError(
+                f"{path} could not be made: {error.strerror or error}.", remedy="Look at free space and permissions."
+            ) from error
+        ledger = cls.open(path, key)
+        try:
+            ledger.checkpoint()
+        except BaseException:
+            ledger.close()
+            raise
+        return ledger
+
+    @classmethod
+    def _fill_new(cls, making: LogDirectory, key: SigningKey) -> None:
+        """Lay down a log of one entry."""
         description = Description(key.name, key.verifier)
         Store.create(making.database).close()
         write_whole(making.description_file, description.to_json())
         with cls._open(making, description, key) as ledger:
             ledger.append(LogOpened(key.name, str(key.verifier), now_ms()))
             ledger.commit()
-        making.path.rename(path)
-        sync_folder(path.parent)
-        ledger = cls.open(path, key)
-        ledger.checkpoint()
-        return ledger
 
     @classmethod
     def open(cls, path: Path, key: SigningKey | None = None) -> Self:
@@ -244,7 +265,7 @@ class Ledger(LogReader):
         if self.key is not None and self.key.verifier != keys[-1]:
             raise KeyFileError(
                 f"The key {self.key.verifier} is not the one that signs {self.origin} now, {keys[-1]}.",
-                remedy="Open it with its current key. If a rotation was interrupted, that is the file keys/*.key.new: rename it.",
+                remedy="Open it with its current key; after an interrupted rotation that is keys/*.key.new.",
             )
         self._check_anchor(keys)
 

@@ -32,7 +32,7 @@ from licet.ledger.errors import (
     VerificationError,
 )
 from licet.ledger.export import Exported, Progress, TileFolder
-from licet.ledger.note import Checkpoint, VerifierKey, open_checkpoint, split_note
+from licet.ledger.note import VerifierKey, open_checkpoint
 from licet.ledger.sources import TileSource
 from licet.ledger.succession import Succession
 from licet.ledger.tiles import CHECKPOINT
@@ -147,7 +147,8 @@ class _Update:
                 remedy="If you know that the log's key was rotated, pass the new one.",
             )
         ahead = self._keys.copy()
-        return any(ahead.read(chunk) and _is_signed(self._note, ahead.keys[-2:]) for chunk in self._view.chunks(self._size))
+        new_entries = self._view.chunks(self._size)
+        return any(ahead.read(chunk) and _is_signed(self._note, ahead.keys[-2:]) for chunk in new_entries)
 
     def _check_consistency(self) -> None:
         """Step 2: ours is a beginning of theirs."""
@@ -221,8 +222,3 @@ def _is_signed(note: bytes, keys: list[VerifierKey]) -> bool:
     except SignatureError:
         return False
     return True
-
-
-def checkpoint_of(note: bytes) -> Checkpoint:
-    """What a note says, whoever signed it."""
-    return Checkpoint.parse(split_note(note)[0])

@@ -31,6 +31,9 @@ from licet.ledger.records import (
 
 _NO_REF = -1
 
+Decoded = tuple[Events, ProfileTable, Ints]
+"""Some events, their profiles, and the entries that they are."""
+
 
 class Replay:
     """The state that entries build up: keys, the current run, what can be referred to."""
@@ -54,7 +57,7 @@ class Replay:
         newest = next((index for index, key in reversed(self.keys) if index < max(size, 1)), 0)
         return known[-2:] if size == newest + 1 else known[-1:]
 
-    def read(self, chunk: Chunk) -> tuple[Events, ProfileTable, Ints] | None:
+    def read(self, chunk: Chunk) -> Decoded | None:
         """Take in consecutive entries that belong to one run; the events among them, decoded."""
         which = event_columns.find(chunk)
         others = np.ones(len(chunk.offsets) - 1, bool)

@@ -5,6 +5,8 @@ This is the only file that knows RocksDB. It knows nothing of entries, trees or 
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -14,12 +16,14 @@ from typing import Any, TypeVar
 
 import rocksdict
 
-from licet.ledger.errors import ClosedError, CorruptError, StorageError
+from licet.ledger.errors import ClosedError, CorruptError, LedgerError, StorageError
 
 MIB = 1 << 20
-WAL_BYTES_MAX = 192 * MIB
+WAL_BYTES_MAX = 64 * MIB
 """What a reopening after a crash may have to replay."""
 
+_WRITTEN_ON_OPEN = "rocksdict-config.json"
+_READER_TRIES = 4
 _KEY_BEYOND_ALL = b"\xff" * 64
 
 _R = TypeVar("_R")
@@ -59,10 +63,10 @@ class Batch:
 class Store:
     """An open database. A writer holds RocksDB's lock; a reader is a secondary that catches up when asked."""
 
-    def __init__(self, path: Path, db: rocksdict.Rdict, scratch: Path | None) -> None:
+    def __init__(self, path: Path, db: rocksdict.Rdict, shadow: _Shadow | None) -> None:
         self._path = path
         self._db = db
-        self._scratch = scratch
+        self._shadow = shadow
         self._views: dict[Table, rocksdict.Rdict] = {Table.META: db}
         for table in Table:
             if table is not Table.META:
@@ -72,30 +76,36 @@ class Store:
 
     @classmethod
     def create(cls, path: Path) -> Store:
-        return cls._open(path, rocksdict.AccessType.read_write(), None, create=True)
+        return cls._open(path, rocksdict.AccessType.read_write(), create=True)
 
     @classmethod
     def open_writer(cls, path: Path) -> Store:
-        return cls._open(path, rocksdict.AccessType.read_write(), None)
+        return cls._open(path, rocksdict.AccessType.read_write())
 
     @classmethod
     def open_reader(cls, path: Path) -> Store:
-        """A view that never blocks or writes to the database. Its own log files go to a scratch folder."""
-        scratch = Path(tempfile.mkdtemp(prefix="licet-reader-"))
+        """A view that never blocks the writer and never writes to the database."""
+        shadow = _Shadow(path)
+        access = rocksdict.AccessType.secondary(str(shadow.own_files))
         try:
-            return cls._open(path, rocksdict.AccessType.secondary(str(scratch)), scratch)
+            return _retried(lambda: cls._open(path, access, shadow))
         except BaseException:
-            shutil.rmtree(scratch, ignore_errors=True)
+            shadow.remove()
             raise
 
     @classmethod
-    def _open(cls, path: Path, access: rocksdict.AccessType, scratch: Path | None, *, create: bool = False) -> Store:
+    def _open(
+        cls, path: Path, access: rocksdict.AccessType, shadow: _Shadow | None = None, *, create: bool = False
+    ) -> Store:
+        if shadow is not None:
+            _guarded(path, shadow.follow)
         families = {table.value: _options(table) for table in Table if table is not Table.META}
         options = _options(Table.META)
         options.create_if_missing(create)
         options.create_missing_column_families(create)
-        db = _guarded(path, lambda: rocksdict.Rdict(str(path), options, families, access))
-        return cls(path, db, scratch)
+        where = str(path if shadow is None else shadow.database)
+        db = _guarded(path, lambda: rocksdict.Rdict(where, options, families, access))
+        return cls(path, db, shadow)
 
     def batch(self) -> Batch:
         return Batch(self._handles)
@@ -136,6 +146,11 @@ class Store:
 
     def catch_up(self) -> None:
         """Let a reader see what the writer has written since."""
+        _retried(self._catch_up)
+
+    def _catch_up(self) -> None:
+        if self._shadow is not None:
+            _guarded(self._path, self._shadow.follow)
         _guarded(self._path, self._db.try_catch_up_with_primary)
 
     def flush(self) -> None:
@@ -146,9 +161,50 @@ class Store:
     def close(self) -> None:
         self._views.clear()
         self._handles.clear()
-        self._db.close()
-        if self._scratch is not None:
-            shutil.rmtree(self._scratch, ignore_errors=True)
+        # What was acknowledged is on the disk already; a database that failed only fails again here.
+        with contextlib.suppress(LedgerError):
+            _guarded(self._path, self._db.close)
+        if self._shadow is not None:
+            self._shadow.remove()
+
+
+class _Shadow:
+    """A scratch folder with a link to each file of a database.
+
+    Even a reader's open writes a small file beside the database; here it lands among the links. So a log can be read
+    from a read-only disk, or by an auditor who may not write to it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path.absolute()
+        self._scratch = Path(tempfile.mkdtemp(prefix="licet-reader-"))
+        self.database = self._scratch / "db"
+        self.own_files = self._scratch / "own"
+        self.database.mkdir()
+
+    def follow(self) -> None:
+        """Link what the writer has made since, and drop the links to what it has removed."""
+        there, linked = set(os.listdir(self._path)), set(os.listdir(self.database))
+        for name in there - linked:
+            if name == _WRITTEN_ON_OPEN:
+                shutil.copyfile(self._path / name, self.database / name)
+            else:
+                (self.database / name).symlink_to(self._path / name)
+        for name in linked - there:
+            (self.database / name).unlink()
+
+    def remove(self) -> None:
+        shutil.rmtree(self._scratch, ignore_errors=True)
+
+
+def _retried(call: Callable[[], _R]) -> _R:
+    """A writer may remove a file between a reader's learning of it and opening it; then the reader looks again."""
+    for _ in range(_READER_TRIES - 1):
+        try:
+            return call()
+        except StorageError:
+            continue
+    return call()
 
 
 def _guarded(path: Path, call: Callable[[], _R]) -> _R:
@@ -174,7 +230,7 @@ def _guarded(path: Path, call: Callable[[], _R]) -> _R:
 def _options(table: Table) -> rocksdict.Options:
     options = rocksdict.Options(raw_mode=True)
     options.set_compression_type(rocksdict.DBCompressionType.zstd())
-    options.set_write_buffer_size((32 if table is Table.ENTRIES else 8) * MIB)
+    options.set_write_buffer_size((16 if table is Table.ENTRIES else 8) * MIB)
     options.set_max_write_buffer_number(3)
     options.set_target_file_size_base(64 * MIB)
     blocks = rocksdict.BlockBasedOptions()

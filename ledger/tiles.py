@@ -10,9 +10,8 @@ import struct
 from collections.abc import Iterable, Iterator
 
 import numpy as np
-from numpy.typing import NDArray
 
-from licet.ledger.chunks import Chunk
+from licet.ledger.chunks import Chunk, concatenated
 from licet.ledger.codec import ENTRY_BYTES_MAX
 from licet.ledger.errors import FormatError
 from licet.ledger.tree import TILE, TILE_BITS, Hashes
@@ -81,11 +80,11 @@ def bundled(chunks: Iterable[Chunk]) -> Iterator[Chunk]:
             stop = min(chunk.end, (start | TILE - 1) + 1)
             held.append(chunk.cut(start, stop))
             if stop % TILE == 0:
-                yield _joined(held)
+                yield concatenated(held)
                 held = []
             start = stop
     if held:
-        yield _joined(held)
+        yield concatenated(held)
 
 
 def _number(tile: int) -> str:
@@ -97,12 +96,3 @@ def _number(tile: int) -> str:
 
 def _partial(width: int) -> str:
     return "" if width == TILE else f".p/{width}"
-
-
-def _joined(held: list[Chunk]) -> Chunk:
-    if len(held) == 1:
-        return held[0]
-    lengths = np.concatenate([np.diff(chunk.offsets) for chunk in held])
-    offsets: NDArray[np.int64] = np.zeros(len(lengths) + 1, np.int64)
-    np.cumsum(lengths, out=offsets[1:])
-    return Chunk(held[0].first, b"".join(chunk.data for chunk in held), offsets)

@@ -51,14 +51,17 @@ def root_of(hashes: Hashes) -> bytes:
     if len(hashes) >= _COMPILED_MIN:
         from licet.ledger import kernels  # noqa: PLC0415
 
-        root: Hashes = kernels.tree_root(hashes)
-        return root.tobytes()
+        return bytes(kernels.tree_root(hashes).data)
     nodes = [row.tobytes() for row in hashes]
     while len(nodes) > 1:
-        odd = nodes[len(nodes) & ~1 :]
-        nodes = [hashlib.sha256(b"\x01" + a + b).digest() for a, b in zip(nodes[::2], nodes[1::2], strict=False)]
-        nodes += odd
+        nodes = _parents(nodes)
     return nodes[0]
+
+
+def _parents(nodes: list[bytes]) -> list[bytes]:
+    """One level up; a last node without a sibling rises as it is."""
+    odd = nodes[len(nodes) & ~1 :]
+    return [hashlib.sha256(b"\x01" + a + b).digest() for a, b in zip(nodes[::2], nodes[1::2], strict=False)] + odd
 
 
 class Edge:
@@ -122,13 +125,34 @@ def prove_inclusion(index: int, size: int, nodes: NodeSource) -> list[bytes]:
     """The audit path of entry `index` in the first `size` entries."""
     if not 0 <= index < size:
         raise ProofError(f"Entry {index} is not among the first {size} entries of this log.")
+    path: list[bytes] = []
+    partial = _none()
+    level = 0
+    while True:
+        finished, at = size >> TILE_BITS * level, index >> TILE_BITS * level
+        last = finished & ~(TILE - 1)
+        tail = np.concatenate([nodes.hashes(level, last, finished - last), partial])
+        tile = at & ~(TILE - 1)
+        row = tail if tile == last else nodes.hashes(level, tile, TILE)
+        path += siblings_of(row, at - tile)
+        if last == 0:
+            return path
+        partial = np.frombuffer(root_of(tail), np.uint8).reshape(1, 32) if len(tail) else _none()
+        level += 1
+
+
+def siblings_of(row: Hashes, at: int) -> list[bytes]:
+    """The hashes beside the way from row[at] to the root over a row, of which only the last may be incomplete."""
+    if len(row) >= _COMPILED_MIN:
+        from licet.ledger import kernels  # noqa: PLC0415
+
+        return [sibling.tobytes() for sibling in kernels.siblings(row, at)]
+    nodes = [node.tobytes() for node in row]
     path = []
-    height = 0
-    while 1 << height < size:
-        start = ((index >> height) ^ 1) << height
-        if start < size:
-            path.append(_range_root(start, min(start + (1 << height), size), nodes))
-        height += 1
+    while len(nodes) > 1:
+        if at ^ 1 < len(nodes):
+            path.append(nodes[at ^ 1])
+        nodes, at = _parents(nodes), at >> 1
     return path
 
 

@@ -11,20 +11,21 @@ A failure names the first bad entry. `fsck.py` does the fifth.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
 
 from licet.ledger import tree
-from licet.ledger.chunks import Chunk
+from licet.ledger.chunks import Chunk, concatenated
 from licet.ledger.errors import ForkError, SignatureError, VerificationError
-from licet.ledger.events import Events, Ints, ProfileTable
 from licet.ledger.note import Checkpoint, KeyType, VerifierKey, open_note_by, split_note
 from licet.ledger.records import RunStarted
-from licet.ledger.replay import Replay
+from licet.ledger.replay import Decoded, Replay
 from licet.ledger.tree import TILE, TILE_BITS, Hashes
+
+_PIECE_ENTRIES = 4096
 
 Progress = Callable[[int, int], None]
 """Called with the entries done and the entries to do."""
@@ -43,7 +44,7 @@ class Observer(Protocol):
     """Somebody who looks on while entries are read: the check of the indexes."""
 
     def run_started(self, index: int, started: RunStarted) -> None: ...
-    def entries_read(self, chunk: Chunk, events: tuple[Events, ProfileTable, Ints] | None) -> None: ...
+    def entries_read(self, chunk: Chunk, events: Decoded | None) -> None: ...
     def nodes_finished(self, level: int, start: int, hashes: Hashes) -> None: ...
 
 
@@ -119,8 +120,8 @@ def verify(
 
 
 def pieces(source: Source, stops: set[int]) -> Iterator[Chunk]:
-    """The log's chunks, cut where a root is wanted and where a run starts."""
-    for chunk in source.chunks(0, source.size):
+    """The log's entries in large pieces, cut where a root is wanted and where a run starts."""
+    for chunk in _gathered(source.chunks(0, source.size)):
         kinds = np.frombuffer(chunk.data, np.uint8)[chunk.offsets[:-1]]
         cuts = {chunk.first + int(i) for i in np.flatnonzero(kinds == RunStarted.KIND)}
         cuts |= {stop for stop in stops if chunk.first < stop < chunk.end}
@@ -128,6 +129,18 @@ def pieces(source: Source, stops: set[int]) -> Iterator[Chunk]:
         for cut in [*sorted(cuts - {start}), chunk.end]:
             yield chunk.cut(start, cut)
             start = cut
+
+
+def _gathered(chunks: Iterable[Chunk]) -> Iterator[Chunk]:
+    """Small chunks put together: the work on a piece has a price that does not depend on its size."""
+    held: list[Chunk] = []
+    for chunk in chunks:
+        if held and chunk.end - held[0].first > _PIECE_ENTRIES:
+            yield concatenated(held)
+            held = []
+        held.append(chunk)
+    if held:
+        yield concatenated(held)
 
 
 def _take(

@@ -54,6 +54,16 @@ class Head:
             raise CorruptError("The head of this log is damaged.", remedy="Restore it from a mirror.") from error
 
 
+def read_head(store: Store) -> Head:
+    """The head as stored. It is the one value that is ever overwritten, so it is read with a cursor.
+
+    RocksDB's plain get asks a reader's memory first, and is content with the old value there even after the writer
+    has moved a newer one into a file: the reader would stand still until the writer's next commit.
+    """
+    found = store.last_at_or_before(Table.META, HEAD)
+    return Head.unpack(found[1] if found is not None and found[0] == HEAD else None)
+
+
 class View:
     """A log at `head`. Whatever is committed later is not seen until the head moves."""
 
@@ -62,7 +72,7 @@ class View:
         self.head = head
         self._store = store
         self._chunks: _Recent[int, Chunk] = _Recent(64)
-        self._tiles: _Recent[tuple[int, int], Hashes] = _Recent(512)
+        self._tiles: _Recent[tuple[int, int, int], Hashes] = _Recent(512)
 
     @property
     def size(self) -> int:
@@ -147,12 +157,12 @@ class View:
         return rows[0] if len(rows) == 1 else np.concatenate(rows)
 
     def _tile(self, level: int, tile: int) -> Hashes:
-        """All finished nodes of a tile; kept in memory once the tile is whole."""
-        known = self._tiles.get((level, tile))
-        if known is not None:
-            return known
+        """All finished nodes of a tile. However many there are, they never change, so they are kept in memory."""
         start = tile << TILE_BITS
         stop = min(start + TILE, self.size >> TILE_BITS * level)
+        known = self._tiles.get((level, tile, stop))
+        if known is not None:
+            return known
         if level == 0:
             parts = [tree.leaf_hashes(chunk.data, chunk.offsets) for chunk in self.chunks(start, stop)]
             hashes = np.concatenate(parts)
@@ -165,7 +175,7 @@ class View:
                     remedy="Run `licet ledger fsck --repair` to rebuild the tree from the entries.",
                 )
             hashes = np.frombuffer(b"".join(node for node in nodes if node), np.uint8).reshape(-1, 32)
-        return self._tiles.put((level, tile), hashes) if stop - start == TILE else hashes
+        return self._tiles.put((level, tile, stop), hashes)
 
     def leaf_hash(self, index: int) -> bytes:
         return leaf_hash(self.entry(index))

@@ -7,6 +7,7 @@ from hypothesis import HealthCheck, settings
 
 from licet.ledger.log import Ledger
 from licet.ledger.note import SigningKey
+from tests.ledger.logs import training_log
 from tests.ledger.trees import Grown, Literal, entry_of, leaves_of, sha256
 
 settings.register_profile(
@@ -56,3 +57,14 @@ def path(tmp_path):
 def ledger(path, key):
     with Ledger.create(path, key) as ledger:
         yield ledger
+
+
+@pytest.fixture
+def make_training_log(key):
+    """`make_training_log(path, events=…)`: a closed, signed log of a small run, and its key."""
+
+    def make(path, events=600):
+        with training_log(path, key, events=events):
+            return key
+
+    return make
