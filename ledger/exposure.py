@@ -76,6 +76,8 @@ class RunExposure:
         self.closed = Cells(len(self.blocks), index.group_of)
         self.open = Cells(len(self.blocks), index.group_of)
         self.extents: list[Extent] = []
+        self.end: int | None = None
+        """Where the next run starts, if events were still in the open segment then."""
         self._first_open_step = 0
         self.last_step = 0
         self._open_events = 0
@@ -189,7 +191,8 @@ class RunExposure:
             if touches and not (inside and inside[0] <= n <= inside[-1]):
                 self._replay(sums, extent.start, extent.end, first_step, last_step)
         if self._open_events and self._first_open_step <= last_step and self.last_step >= first_step:
-            self._replay(sums, self.open_from, self._index.position, first_step, last_step)
+            end = self._index.position if self.end is None else self.end
+            self._replay(sums, self.open_from, end, first_step, last_step)
         return sums
 
     def _replay(self, sums: Cells, start: int, end: int, first_step: int, last_step: int) -> None:
@@ -238,8 +241,23 @@ class Exposure:
         for run in starts:
             self._add_events(chunk.cut(chunk.first, run))
             chunk = chunk.cut(run, chunk.end)
-            self.current = self.run(run)
+            self._pass_to(run)
         self._add_events(chunk)
+
+    def _pass_to(self, run: int) -> None:
+        """Go on with the run that starts at this entry.
+
+        One that is met here is added up from its entries: the segments that its writer has closed meanwhile would
+        count them twice.
+        """
+        if run not in self._runs:
+            started = self.view.record(run)
+            if not isinstance(started, RunStarted):
+                raise FormatError(f"Entry {run} starts a run in a form of another release.", remedy="Use a newer one.")
+            self.start_run(run, started)
+            if self.current is not None:
+                self.current.end = run
+        self.current = self._runs[run]
 
     def _add_events(self, chunk: Chunk) -> None:
         if len(chunk.offsets) > 1 and self.current is not None:
@@ -329,18 +347,20 @@ class Exposure:
     ) -> list[BlockExposure]:
         """Which blocks a source or an attestation shaped, how much, and when."""
         refs = [] if attestation is None else [ref for ref, _ in self.view.find(AttestationMentioned, attestation)]
-        known = bool(refs) if source is None else source in self._groups
         layers = []
         for part, cells in self._layers(run, steps):
             rows = cells.rows_of(refs) if source is None else cells.rows_in(self._groups.get(source, -1))
             layers.append(_block_exposures(part.blocks, cells.cells[rows], cells.steps[rows]))
         exposures = _combined(layers)
-        if not known and not any(row.events for row in exposures):
+        if not refs and not any(row.events for row in exposures) and not self._has_mentioned(source):
             name = source if source is not None else (attestation or b"").hex()
             raise NotFoundError(
                 f"{name} has not contributed to this log.", remedy="`licet ledger reverse` lists who has."
             )
         return exposures
+
+    def _has_mentioned(self, source: str | None) -> bool:
+        return any(mentioned.source == source for _, mentioned in self.view.all_of(AttestationMentioned))
 
     def forward_example(self, example: bytes, *, run: int | None = None) -> list[BlockExposure]:
         """Which blocks one example shaped: the sum of its events."""
@@ -385,8 +405,9 @@ class Exposure:
         if not admissions:
             raise NotFoundError(f"Example {example.hex()} was never put to the gate in this log.")
         for ref, _ in admissions:
-            prefix = segments.posting_prefix(ref) + segments.run_prefix(part.run)
-            for _, value in self.view.scan(Table.POSTINGS, prefix, prefix + b"\xff" * 5):
+            # Only of the segments counted as closed here: a writer may have closed more since.
+            start, stop = (segments.posting_key(ref, part.run, number) for number in (0, len(part.extents)))
+            for _, value in self.view.scan(Table.POSTINGS, start, stop):
                 yield from segments.unpack_posting(value, ref).tolist()
             yield from part.open_events_of(ref)
 

@@ -13,15 +13,14 @@ from pathlib import Path
 import numpy as np
 
 from licet.ledger import lookup, tree
-from licet.ledger.chunks import Chunk
 from licet.ledger.directory import LogDirectory, WriterLock
 from licet.ledger.errors import CorruptError, NotFoundError, VerificationError
 from licet.ledger.events import Events, ProfileTable
-from licet.ledger.exposure import Exposure, RunExposure, Sink
+from licet.ledger.exposure import Exposure, RunExposure
 from licet.ledger.log import LogReader
 from licet.ledger.note import VerifierKey
-from licet.ledger.records import GradientApplied, RunStarted
-from licet.ledger.replay import Decoded, Replay
+from licet.ledger.records import RunStarted
+from licet.ledger.replay import Decoded, Piece, Replay
 from licet.ledger.store import Batch, Store, Table
 from licet.ledger.tree import Hashes
 from licet.ledger.verify import Progress, Report, pieces, verify
@@ -62,9 +61,10 @@ class IndexCheck:
         self._ends = iter([extent.end for extent in self._run.stored_extents()])
         self._end = next(self._ends, None)
 
-    def entries_read(self, chunk: Chunk, events: Decoded | None) -> None:
-        _put_lookups(chunk, self._sink)
-        while self._run is not None and self._end is not None and self._end <= chunk.end:
+    def entries_read(self, piece: Piece) -> None:
+        self._sink.expect(Table.LOOKUP, _lookup_keys(piece), b"")
+        events = piece.events
+        while self._run is not None and self._end is not None and self._end <= piece.end:
             before, events = _split(events, self._end)
             if before is not None:
                 self._run.add(*before)
@@ -96,9 +96,13 @@ class _Comparison:
         self.written: Counter[Table] = Counter()
 
     def put(self, table: Table, key: bytes, value: bytes) -> None:
-        self.written[table] += 1
-        if self._view.get(table, key) != value:
-            raise _differs(f"The {table.value} index does not say what the entries say, at key {key.hex()}.")
+        self.expect(table, [key], value)
+
+    def expect(self, table: Table, keys: list[bytes], value: bytes) -> None:
+        self.written[table] += len(keys)
+        for key, stored in zip(keys, self._view.get_many(table, keys), strict=True):
+            if stored != value:
+                raise _differs(f"The {table.value} index does not say what the entries say, at key {key.hex()}.")
 
 
 def repair(path: Path, *, progress: Progress | None = None) -> None:
@@ -152,13 +156,13 @@ class _Rebuild:
         batch = self._store.batch()
         for chunk in pieces(self._view, set()):
             runs = len(replay.runs)
-            events = replay.read(chunk)
+            piece = replay.read(chunk)
             if len(replay.runs) > runs and replay.run is not None:
                 if exposure.current is not None:
                     exposure.current.close_segment(replay.run[0], batch)
                 exposure.current = exposure.start_run(*replay.run)
-            if events is not None and exposure.current is not None:
-                exposure.current.add(*events)
+            if piece.events is not None and exposure.current is not None:
+                exposure.current.add(*piece.events)
                 if exposure.current.is_full:
                     batch = self._written(batch)
                     exposure.current.close_segment(chunk.end, batch)
@@ -167,7 +171,8 @@ class _Rebuild:
             for level, start, hashes in finished:
                 for i, row in enumerate(hashes):
                     batch.put(Table.NODES, node_key(level, start + i), row.tobytes())
-            _put_lookups(chunk, batch)
+            for key in _lookup_keys(piece):
+                batch.put(Table.LOOKUP, key, b"")
             if len(batch) > _BATCH_KEYS:
                 batch = self._written(batch)
             if progress is not None:
@@ -196,12 +201,9 @@ def _split(events: Decoded | None, end: int) -> tuple[Decoded | None, Decoded | 
     return (parts[0] if at else None), (parts[1] if at < len(indices) else None)
 
 
-def _put_lookups(chunk: Chunk, sink: Sink) -> None:
-    kinds = np.frombuffer(chunk.data, np.uint8)[chunk.offsets[:-1]]
-    for index in (chunk.first + np.flatnonzero(kinds != GradientApplied.KIND)).tolist():
-        key = lookup.key(chunk.entry(index), index)
-        if key is not None:
-            sink.put(Table.LOOKUP, key, b"")
+def _lookup_keys(piece: Piece) -> list[bytes]:
+    keys = (lookup.key(record, index) for index, record in piece.records)
+    return [key for key in keys if key is not None]
 
 
 def _differs(message: str) -> VerificationError:

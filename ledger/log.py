@@ -502,8 +502,9 @@ class Ledger(LogReader):
             assert current is not None
             current.add(*item.batch, index + np.arange(len(item.lengths)))
             return
-        assert item.record is not None
-        batch.put(Table.LOOKUP, lookup.key_of(item.record, index), b"")
+        key = lookup.key(item.record, index) if item.record is not None else None
+        assert key is not None  # `append` refuses events that it cannot read
+        batch.put(Table.LOOKUP, key, b"")
         if isinstance(item.record, RunStarted):
             if self.exposure.current is not None:
                 self.exposure.current.close_segment(index, batch)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 
 from licet.ledger import records
-from licet.ledger.codec import decode
 from licet.ledger.records import Opaque, Record
 
 ID_BYTES = 16
@@ -37,16 +36,11 @@ ABOUT: dict[type[Record], str] = {
 """The field by which records of a kind are looked up; kinds that are not here are only listed."""
 
 
-def key(entry: bytes, index: int) -> bytes | None:
-    """The lookup key of an entry; events have none, there are too many."""
-    if entry[0] == records.GradientApplied.KIND:
-        return None
-    return key_of(decode(entry), index)
-
-
-def key_of(record: Record | Opaque, index: int) -> bytes:
-    """The lookup key of a record that is not an event."""
+def key(record: Record | Opaque, index: int) -> bytes | None:
+    """The lookup key of a record; events, of whatever version, have none: there are too many."""
     kind = record.kind if isinstance(record, Opaque) else record.KIND
+    if kind == records.GradientApplied.KIND:
+        return None
     return bytes([kind]) + _id_of(record) + index.to_bytes(INDEX_BYTES, "big")
 
 

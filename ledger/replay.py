@@ -6,6 +6,7 @@ Nothing here trusts an index or a stored hash; what is checked is the entries th
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +36,15 @@ Decoded = tuple[Events, ProfileTable, Ints]
 """Some events, their profiles, and the entries that they are."""
 
 
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Consecutive entries, read: the events among them, and the other records with their indices."""
+
+    end: int
+    events: Decoded | None
+    records: list[tuple[int, Record | Opaque]]
+
+
 class Replay:
     """The state that entries build up: keys, the current run, what can be referred to."""
 
@@ -57,16 +67,16 @@ class Replay:
         newest = next((index for index, key in reversed(self.keys) if index < max(size, 1)), 0)
         return known[-2:] if size == newest + 1 else known[-1:]
 
-    def read(self, chunk: Chunk) -> Decoded | None:
-        """Take in consecutive entries that belong to one run; the events among them, decoded."""
+    def read(self, chunk: Chunk) -> Piece:
+        """Take in consecutive entries that belong to one run."""
         which = event_columns.find(chunk)
         others = np.ones(len(chunk.offsets) - 1, bool)
         others[which] = False
         found = None
         # Events may refer to records of the same chunk that stand before them, never after: `_check_events` sees to
         # that, so the records may be read first.
-        for i in np.flatnonzero(others).tolist():
-            self._read_record(chunk.first + i, chunk.entry(chunk.first + i))
+        indices = (chunk.first + np.flatnonzero(others)).tolist()
+        records = [(index, self._read_record(index, chunk.entry(index))) for index in indices]
         if len(which):
             try:
                 events, profiles = event_columns.decode(chunk, which, self._levels_of)
@@ -75,9 +85,9 @@ class Replay:
             self._check_events(events, profiles, chunk.first + which)
             self.kinds[GradientApplied.__name__] += len(which)
             found = events, profiles, chunk.first + which
-        return found
+        return Piece(chunk.end, found, records)
 
-    def _read_record(self, index: int, entry: bytes) -> None:
+    def _read_record(self, index: int, entry: bytes) -> Record | Opaque:
         try:
             record = decode(entry)
             self._take_in(index, record)
@@ -85,6 +95,7 @@ class Replay:
             raise VerificationError(f"Entry {index} is not valid: {error}", index=index) from error
         name = f"unknown kind {record.kind}.{record.version}" if isinstance(record, Opaque) else type(record).__name__
         self.kinds[name] += 1
+        return record
 
     def _take_in(self, index: int, record: Record | Opaque) -> None:
         match record:

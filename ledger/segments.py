@@ -135,11 +135,11 @@ def postings(run: int, number: int, start: int, examples: Ints, indices: Ints) -
     for a, b in zip(starts, np.append(starts[1:], len(buckets)), strict=True):
         low = examples[a:b] & ((1 << BUCKET_BITS) - 1)
         value = _POSTING.pack(start, b - a) + _planes(low) + _planes(offsets[a:b])
-        yield posting_prefix(int(examples[a])) + run_prefix(run) + number.to_bytes(4, "big"), value
+        yield posting_key(int(examples[a]), run, number), value
 
 
-def posting_prefix(example: int) -> bytes:
-    return (example >> BUCKET_BITS).to_bytes(5, "big")
+def posting_key(example: int, run: int, number: int) -> bytes:
+    return (example >> BUCKET_BITS).to_bytes(5, "big") + run_prefix(run) + number.to_bytes(4, "big")
 
 
 def unpack_posting(value: bytes, example: int) -> Ints:

@@ -51,8 +51,9 @@ def root_of(hashes: Hashes) -> bytes:
     if len(hashes) >= _COMPILED_MIN:
         from licet.ledger import kernels  # noqa: PLC0415
 
-        return bytes(kernels.tree_root(hashes).data)
-    nodes = [row.tobytes() for row in hashes]
+        root: bytes = kernels.tree_root(hashes).tobytes()
+        return root
+    nodes: list[bytes] = [row.tobytes() for row in hashes]
     while len(nodes) > 1:
         nodes = _parents(nodes)
     return nodes[0]

@@ -22,7 +22,7 @@ from licet.ledger.chunks import Chunk, concatenated
 from licet.ledger.errors import ForkError, SignatureError, VerificationError
 from licet.ledger.note import Checkpoint, KeyType, VerifierKey, open_note_by, split_note
 from licet.ledger.records import RunStarted
-from licet.ledger.replay import Decoded, Replay
+from licet.ledger.replay import Piece, Replay
 from licet.ledger.tree import TILE, TILE_BITS, Hashes
 
 _PIECE_ENTRIES = 4096
@@ -44,7 +44,7 @@ class Observer(Protocol):
     """Somebody who looks on while entries are read: the check of the indexes."""
 
     def run_started(self, index: int, started: RunStarted) -> None: ...
-    def entries_read(self, chunk: Chunk, events: Decoded | None) -> None: ...
+    def entries_read(self, piece: Piece) -> None: ...
     def nodes_finished(self, level: int, start: int, hashes: Hashes) -> None: ...
 
 
@@ -151,7 +151,7 @@ def _take(
     leaves = tree.leaf_hashes(chunk.data, chunk.offsets)
     if leaf_tiles:
         _compare(leaves, source.hashes(0, chunk.first, len(leaves)), chunk.first)
-    events = replay.read(chunk)
+    piece = replay.read(chunk)
     edge, finished = edge.extended(leaves)
     for level, start, hashes in finished:
         _check_nodes(source, level, start, hashes)
@@ -160,7 +160,7 @@ def _take(
     for observer in observers:
         if len(replay.runs) > runs and replay.run is not None:
             observer.run_started(*replay.run)
-        observer.entries_read(chunk, events)
+        observer.entries_read(piece)
     return edge
 
 

@@ -220,6 +220,9 @@ class View:
     def get(self, table: Table, key: bytes) -> bytes | None:
         return self._store.get(table, key)
 
+    def get_many(self, table: Table, keys: list[bytes]) -> list[bytes | None]:
+        return self._store.get_many(table, keys)
+
     def scan(self, table: Table, start: bytes, stop: bytes) -> Iterator[tuple[bytes, bytes]]:
         return self._store.scan(table, start, stop)
 

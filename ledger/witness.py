@@ -16,7 +16,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from types import TracebackType
+from typing import Protocol, Self
 
 from licet.ledger.directory import LogDirectory, WriterLock
 from licet.ledger.errors import (
@@ -25,6 +26,7 @@ from licet.ledger.errors import (
     FormatError,
     LicetError,
     LimitError,
+    LockedError,
     NotFoundError,
     ProofError,
     RemoteError,
@@ -126,7 +128,12 @@ class Witness:
             raise StorageError(
                 f"{folder} cannot be made: {error.strerror}.", remedy="Choose a folder that you may write to."
             ) from error
-        self._process_lock = WriterLock.take(LogDirectory(folder))
+        self._process_lock: WriterLock | None = None
+        try:
+            self._process_lock = WriterLock.take(LogDirectory(folder))
+        except LockedError as error:
+            remedy = "One witness keeps one folder: stop the other first, or choose another folder."
+            raise LockedError(error.message, pid=error.pid, remedy=remedy) from error
 
     @property
     def verifier(self) -> VerifierKey:
@@ -134,7 +141,17 @@ class Witness:
         return self._key.witness_verifier
 
     def close(self) -> None:
-        self._process_lock.release()
+        if self._process_lock is not None:
+            self._process_lock.release()
+            self._process_lock = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
 
     def last(self, origin: str) -> Checkpoint | None:
         """The last checkpoint of a log that was cosigned. A state that is damaged is never taken for no state."""

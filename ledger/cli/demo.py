@@ -88,7 +88,7 @@ def _train(home: Home, claims: _Claims) -> None:
     confined = sum(not source.is_permissive for source in sources)
     claims.tell(f"   {confined} of them are confined to {', '.join(sorted(run.SURFACE))}: no permissive licence found")
     claims.tell(
-        f"   loss {losses[0]:.2f} → {sum(losses[-20:]) / 20:.2f} bits·ln2 a byte in {time.perf_counter() - started:.0f} s; "
+        f"   loss {losses[0]:.2f} → {sum(losses[-20:]) / 20:.2f} nats a byte in {time.perf_counter() - started:.0f} s; "
         f"{events} gradient applications recorded, {size} entries"
     )
     claims.claim("the model learned", sum(losses[-20:]) / 20 < losses[0] / 1.5)

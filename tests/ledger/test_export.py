@@ -8,8 +8,8 @@ from licet.ledger.errors import ConfigError, ForkError, LockedError, RollbackErr
 from licet.ledger.export import TileFolder, export
 from licet.ledger.log import Ledger, LogReader
 from licet.ledger.note import Checkpoint, SigningKey
-from licet.ledger.tileview import TileView
 from licet.ledger.sources import DirectoryTiles
+from licet.ledger.tileview import TileView
 from tests.ledger.logs import append_opaque, training_log
 from tests.ledger.serving import MemoryLog, files_of
 

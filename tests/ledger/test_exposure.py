@@ -186,6 +186,29 @@ def test_a_reader_in_step_with_the_writer(path, small_segments):
         assert _answers(reader.exposure, brute) == _answers(ledger.exposure, brute)
 
 
+@pytest.mark.parametrize("every", [3, 40])
+def test_a_reader_that_meets_whole_runs_at_once(path, small_segments, every):
+    """Their writer has closed segments, and the run, before the reader hears of them."""
+    with Ledger.create(path, KEY) as ledger, LogReader.open(path) as reader:
+        trainer = Trainer(ledger, random.Random(12))
+        trainer.admit(9)
+        for number in range(3):
+            trainer.start(3, parent=digest("seal", number - 1))
+            trainer.declare_some()
+            for step in range(10):
+                trainer.take_step(7)
+                ledger.commit()
+                if step % every == every - 1:
+                    reader.refresh()
+                    reader.exposure  # noqa: B018
+            trainer.seal(number)
+        ledger.commit()
+        reader.exposure  # noqa: B018
+        reader.refresh()
+        brute = _brute(ledger)
+        assert _answers(reader.exposure, brute) == _answers(ledger.exposure, brute)
+
+
 def test_a_reader_in_another_process_agrees(path, small_segments):
     with Ledger.create(path, KEY) as ledger:
         _one_run(ledger, seed=8, steps=30, events=9)

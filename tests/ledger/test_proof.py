@@ -57,7 +57,9 @@ def test_key_of_another_log(signed, key):
 
 def test_witness_key_does_not_stand_for_the_log(signed, key):
     proof = make_receipt(signed, 3)
-    cosigned = replace(proof, checkpoint=proof.checkpoint + key.cosign(proof.checkpoint.partition(b"\n\n")[0] + b"\n", 1))
+    cosigned = replace(
+        proof, checkpoint=proof.checkpoint + key.cosign(proof.checkpoint.partition(b"\n\n")[0] + b"\n", 1)
+    )
     with pytest.raises(SignatureError):
         verify_receipt(cosigned, [key.witness_verifier])
 
@@ -135,7 +137,7 @@ _NOTE = "origin\n1\n" + _HASH + "\n\n— o AAAAAAA=\n"
         f"c2sp.org/tlog-proof@v1\nextra AA==\nextra AA==\nindex 0\n\n{_NOTE}",
         f"c2sp.org/tlog-proof@v1\nindex 0\n{_HASH[:-4]}\n\n{_NOTE}",
         f"c2sp.org/tlog-proof@v1\nindex 0\n{_HASH} \n\n{_NOTE}",
-        f"c2sp.org/tlog-proof@v1\nindex 0\n" + f"{_HASH}\n" * 64 + f"\n{_NOTE}",
+        "c2sp.org/tlog-proof@v1\nindex 0\n" + f"{_HASH}\n" * 64 + f"\n{_NOTE}",
         f"c2sp.org/tlog-proof@v1\nindex 0\n\n{'x' * (NOTE_BYTES_MAX + 1)}",
         "c2sp.org/tlog-proof@v1\nindex 0\n\n" + "x" * PROOF_BYTES_MAX,
     ],

@@ -40,7 +40,9 @@ def test_truncated_or_overlong_bundle(raw, width):
         parse_bundle(raw, 0, width)
 
 
-@pytest.mark.parametrize(("length", "width"), [(0, 1), (31, 1), (33, 1), (64, 1), (8191, 256), (8193, 256), (8192, 255)])
+@pytest.mark.parametrize(
+    ("length", "width"), [(0, 1), (31, 1), (33, 1), (64, 1), (8191, 256), (8193, 256), (8192, 255)]
+)
 def test_truncated_or_overlong_tile(length, width):
     with pytest.raises(FormatError):
         parse_tile(bytes(length), width)

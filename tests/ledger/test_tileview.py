@@ -102,7 +102,9 @@ def test_altered_entry(published, path, index):
 
 
 @pytest.mark.parametrize("path", ["tile/0/000", "tile/1/000", "tile/0/257.p/208", "tile/2/000.p/1", "tile/entries/001"])
-@pytest.mark.parametrize("change", [lambda raw: raw[:-1], lambda raw: raw + b"\x00", lambda raw: b"", lambda raw: raw[32:]])
+@pytest.mark.parametrize(
+    "change", [lambda raw: raw[:-1], lambda raw: raw + b"\x00", lambda raw: b"", lambda raw: raw[32:]]
+)
 def test_truncated_or_overlong_file(published, path, change):
     raw = change((published[1] / path).read_bytes())
     with pytest.raises(VerificationError, match=path):
@@ -205,9 +207,7 @@ def test_same_hashes_entries_and_proofs_as_the_log(published):
     for index in (0, 255, 256, 65_999):
         leaf = merkle.leaf_hash(view.entry(index))
         merkle.verify_inclusion(index, SIZE, leaf, view.prove_inclusion(index), view.checkpoint.root)
-    merkle.verify_consistency(
-        257, SIZE, view.root_at(257), view.checkpoint.root, view.prove_consistency(257)
-    )
+    merkle.verify_consistency(257, SIZE, view.root_at(257), view.checkpoint.root, view.prove_consistency(257))
     verify_receipt(make_receipt(view, 1234), [log.key.verifier])
 
 
