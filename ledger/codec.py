@@ -78,7 +78,10 @@ def decode(entry: bytes) -> Record | Opaque:
     cls = records.BY_TAG.get((entry[0], entry[1]))
     if cls is None:
         return Opaque(entry[0], entry[1], entry[2:])
-    record, end = _coder(cls).read(entry, 2)
+    try:
+        record, end = _coder(cls).read(entry, 2)
+    except IndexError as error:
+        raise _cut_short() from error
     if end != len(entry):
         raise FormatError(f"This {cls.__name__} has {len(entry) - end} bytes too many.")
     assert isinstance(record, Record)
@@ -102,23 +105,54 @@ def _new_coder(kind: Any) -> _Coder:
 def _struct_coder(cls: type) -> _Coder:
     hints = get_type_hints(cls)
     fields = [(f.name, _coder(hints[f.name])) for f in dataclasses.fields(cls)]
-    readers = [coder.read for _, coder in fields]
 
     def write(out: bytearray, value: Any) -> None:
         for name, coder in fields:
             coder.write(out, getattr(value, name))
 
-    def read(raw: bytes, at: int) -> tuple[Any, int]:
-        values = []
-        for read_field in readers:
-            value, at = read_field(raw, at)
-            values.append(value)
-        try:
-            return cls(*values), at
-        except ValueError as error:
-            raise FormatError(f"This {cls.__name__} contradicts itself: {error}.") from error
+    return _Coder(write, _struct_reader(cls, [hints[name] for name, _ in fields]))
 
-    return _Coder(write, read)
+
+def _struct_reader(cls: type, kinds: list[Any]) -> Callable[[bytes, int], tuple[Any, int]]:
+    """A function that reads all fields of a record in a row.
+
+    It is put together as source text, because a log is read record by record by the million, and a call for each
+    field would take three times as long. Only types that are frequent are spelled out; the others are called.
+    """
+    names: dict[str, Any] = {"cls": cls, "cut_short": _cut_short, "bad_flag": _bad_flag, "whole": int.from_bytes}
+    lines = ["def read(raw, at):"]
+    for i, kind in enumerate(kinds):
+        lines += ["    " + line for line in _read_statements(kind, f"v{i}", names)]
+    # A slice beyond the end is short, not an error, so the end is looked at once, after all of them.
+    lines += ["    if at > len(raw): raise cut_short()"]
+    lines += [f"    return cls({', '.join(f'v{i}' for i in range(len(kinds)))}), at"]
+    exec("\n".join(lines), names)  # noqa: S102  of nothing but the lines above
+    reader: Callable[[bytes, int], tuple[Any, int]] = names["read"]
+    return reader
+
+
+def _read_statements(kind: Any, name: str, names: dict[str, Any]) -> list[str]:
+    """Statements that read one field into a variable."""
+    width = 32 if kind is records.Digest else _FIXED_BYTES.get(kind)
+    if kind is records.Digest:
+        return [f"{name} = raw[at : at + 32]; at += 32"]
+    if width is not None:
+        return [f"{name} = whole(raw[at : at + {width}], 'little'); at += {width}"]
+    if get_origin(kind) in (Union, types.UnionType):
+        (inner,) = (arg for arg in get_args(kind) if arg is not types.NoneType)
+        present = ["    " + line for line in _read_statements(inner, name, names)]
+        return [
+            "flag = raw[at]; at += 1",
+            "if flag == 1:",
+            *present,
+            f"elif flag == 0: {name} = None",
+            "else: raise bad_flag()",
+        ]
+    names[f"read_{name}"] = _coder(kind).read
+    called = f"{name}, at = read_{name}(raw, at)"
+    if kind in (int, records.ClaimedMs):
+        return [f"if raw[at] < 0x80: {name} = raw[at]; at += 1", f"else: {called}"]
+    return [called]
 
 
 def _fixed_coder(kind: Any) -> _Coder:
@@ -180,8 +214,8 @@ def _write_bool(out: bytearray, value: bool) -> None:
 
 
 def _read_flag(raw: bytes, at: int) -> tuple[bool, int]:
-    if at >= len(raw) or raw[at] > 1:
-        raise FormatError("A yes or no in this entry is neither.")
+    if raw[at] > 1:
+        raise _bad_flag()
     return raw[at] == 1, at + 1
 
 
@@ -239,7 +273,7 @@ def _write_norms(out: bytearray, value: tuple[int, ...]) -> None:
 
 
 def _read_norms(raw: bytes, at: int) -> tuple[tuple[int, ...], int]:
-    if (len(raw) - at) % 2:
+    if at > len(raw) or (len(raw) - at) % 2:
         raise FormatError("The norms of this event are cut in the middle.")
     return struct.unpack(f"<{(len(raw) - at) // 2}H", raw[at:]), len(raw)
 
@@ -262,7 +296,6 @@ def _enum_coder(cls: type[StrEnum]) -> _Coder:
 
 def _optional_coder(kind: Any) -> _Coder:
     (inner,) = (_coder(arg) for arg in get_args(kind) if arg is not types.NoneType)
-    read_inner = inner.read
 
     def write(out: bytearray, value: Any) -> None:
         out.append(value is not None)
@@ -271,7 +304,7 @@ def _optional_coder(kind: Any) -> _Coder:
 
     def read(raw: bytes, at: int) -> tuple[Any, int]:
         present, at = _read_flag(raw, at)
-        return read_inner(raw, at) if present else (None, at)
+        return inner.read(raw, at) if present else (None, at)
 
     return _Coder(write, read)
 
@@ -302,6 +335,10 @@ def _take(raw: bytes, at: int, count: int) -> tuple[bytes, int]:
     if end > len(raw):
         raise _cut_short()
     return raw[at:end], end
+
+
+def _bad_flag() -> FormatError:
+    return FormatError("A yes or no in this entry is neither.")
 
 
 def _cut_short() -> FormatError:

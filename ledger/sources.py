@@ -42,7 +42,7 @@ class DirectoryTiles:
 class HttpTiles:
     """A tile log behind a URL prefix."""
 
-    parallel = 8
+    parallel = 4  # simple servers queue five connections, and drop what comes beyond
 
     def __init__(self, url: str, *, patience: Patience | None = None) -> None:
         self.url = check_url(url)

@@ -5,6 +5,7 @@ Only http and https are spoken. A redirect may not leave them, nor go from https
 
 from __future__ import annotations
 
+import functools
 import http.client
 import ipaddress
 import random
@@ -21,6 +22,7 @@ from licet.ledger.errors import ConfigError, LimitError, RemoteError
 
 REDIRECTS_MAX = 3
 _READ_BYTES = 1 << 16
+_ERROR_BYTES = 1 << 12
 _RETRIED = frozenset({429, 500, 502, 503, 504})
 _USER_AGENT = "licet-ledger"
 
@@ -65,14 +67,14 @@ def check_url(url: str) -> str:
 def get(url: str, *, bytes_max: int, patience: Patience) -> Answer:
     """Fetch a URL, following a few redirects."""
     request = urllib.request.Request(url, headers={"Accept-Encoding": "gzip, identity"})  # noqa: S310
-    return _ask(request, _opener(url, _Redirects()), bytes_max, patience)
+    return _ask(request, _opener(redirects=True, proxies=not _is_this_machine(url)), bytes_max, patience)
 
 
 def post(url: str, body: bytes, *, bytes_max: int, patience: Patience) -> Answer:
     """Post to a URL. Redirects are answers, not followed: the body was meant for one server."""
     headers = {"Content-Type": "application/octet-stream"}
     request = urllib.request.Request(url, data=body, headers=headers, method="POST")  # noqa: S310
-    return _ask(request, _opener(url), bytes_max, patience)
+    return _ask(request, _opener(redirects=False, proxies=not _is_this_machine(url)), bytes_max, patience)
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
@@ -95,26 +97,29 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
-def _opener(url: str, *more: urllib.request.BaseHandler) -> urllib.request.OpenerDirector:
-    """Not `build_opener`, which would speak file: and ftp: as well."""
+@functools.cache
+def _opener(*, redirects: bool, proxies: bool) -> urllib.request.OpenerDirector:
+    """Not `build_opener`, which would speak file: and ftp: as well. Kept: making one reads all certificates."""
     opener = urllib.request.OpenerDirector()
     opener.addheaders = [("User-Agent", _USER_AGENT)]
-    handlers = [
+    handlers: list[urllib.request.BaseHandler] = [
         urllib.request.HTTPHandler(),
         urllib.request.HTTPSHandler(),
         urllib.request.HTTPDefaultErrorHandler(),
         urllib.request.HTTPErrorProcessor(),
         urllib.request.UnknownHandler(),
-        *more,
     ]
-    if not _is_this_machine(urllib.parse.urlsplit(url).hostname or ""):
+    if redirects:
+        handlers.append(_Redirects())
+    if proxies:
         handlers.append(urllib.request.ProxyHandler())
     for handler in handlers:
         opener.add_handler(handler)
     return opener
 
 
-def _is_this_machine(host: str) -> bool:
+def _is_this_machine(url: str) -> bool:
+    host = urllib.parse.urlsplit(url).hostname or ""
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -164,8 +169,9 @@ def _once(
         response = opener.open(request, timeout=timeout_s)
     except urllib.error.HTTPError as error:
         with error:
+            # Pages that explain an error may be long and compressed; nobody here needs more than their beginning.
             headers = {name.lower(): value for name, value in error.headers.items()}
-            return Answer(error.code, headers, _read(error, headers, bytes_max, deadline))
+            return Answer(error.code, headers, error.read(min(_ERROR_BYTES, bytes_max)))
     with response:
         headers = {name.lower(): value for name, value in response.headers.items()}
         return Answer(response.status, headers, _read(response, headers, bytes_max, deadline))

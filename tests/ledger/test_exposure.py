@@ -427,7 +427,7 @@ def test_what_a_log_holds_does_not_depend_on_numpy_types(path):
         from licet.ledger.events import Events
 
         for kind in (np.int64, np.uint32, np.int16, int):
-            columns = dict(example=example, attestation=attestation, profile=profile, step=1, slot=2)
+            columns = {"example": example, "attestation": attestation, "profile": profile, "step": 1, "slot": 2}
             table = np.array([[1.5]], np.float32 if kind is int else np.float64)
             ledger.append_events(Events.of(**{name: kind(v) for name, v in columns.items()}, norms_raw=table))
         ledger.commit()

@@ -107,9 +107,7 @@ def _records(batch: Events, levels: dict[int, np.ndarray]) -> list[GradientAppli
         flags, step, epoch, microbatch, slot = batch.columns[i].tolist()
         example, attestation, profile = batch.refs[i].tolist()
         kept = tuple(batch.codes[i][levels[profile] != 0].tolist())
-        found.append(
-            GradientApplied(flags, step, epoch, microbatch, slot, example, attestation, profile, kept)
-        )
+        found.append(GradientApplied(flags, step, epoch, microbatch, slot, example, attestation, profile, kept))
     return found
 
 
@@ -186,16 +184,14 @@ def test_an_event_cut_in_its_header_is_refused():
     ],
 )
 def test_events_that_cannot_be_written_are_refused(field, value):
-    good = dict(example=1, attestation=2, profile=3, step=4, slot=5, norms_raw=[[1.0]])
+    good = {"example": 1, "attestation": 2, "profile": 3, "step": 4, "slot": 5, "norms_raw": [[1.0]]}
     assert len(Events.of(**good)) == 1
     with pytest.raises(FormatError):
         Events.of(**{**good, field: value})
 
 
 def test_a_norm_that_was_not_computed_counts_as_nothing():
-    batch = Events.of(
-        example=1, attestation=2, profile=3, step=0, slot=0, norms_raw=[[np.nan, np.inf, 1.0, 0.0]]
-    )
+    batch = Events.of(example=1, attestation=2, profile=3, step=0, slot=0, norms_raw=[[np.nan, np.inf, 1.0, 0.0]])
     assert batch.codes.tolist() == [[0, norms.NOT_FINITE, norms.encode([1.0])[0], 0]]
 
 
@@ -286,9 +282,7 @@ def test_the_largest_sums_do_not_overflow():
 def test_an_infinite_norm_is_counted_and_adds_nothing():
     cells, steps = _empty([0], 1)
     one = np.zeros(1, np.int64)
-    kernels.fold(
-        cells, steps, one, one + 9, one, np.array([[15]], np.int16), np.array([[norms.NOT_FINITE]], np.uint16)
-    )
+    kernels.fold(cells, steps, one, one + 9, one, np.array([[15]], np.int16), np.array([[norms.NOT_FINITE]], np.uint16))
     assert cells.tolist() == [[[0, 0, 1]]]
     assert steps.tolist() == [[[9, 9]]]
 

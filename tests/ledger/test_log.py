@@ -602,7 +602,7 @@ def test_events_may_refer_to_what_was_just_appended(path, key, before):
         if before == "reopened":
             ledger.commit()
             ledger.close()
-            ledger = Ledger.open(path, key)
+            ledger = Ledger.open(path, key)  # noqa: PLW2901
         ledger.append(GradientApplied(0, 0, 0, 0, 0, mention, mention, profile, (1,)))
         ledger.commit()
         assert ledger.exposure.forward(source="s")[0].events == 1
@@ -616,20 +616,20 @@ def test_the_order_of_a_run_is_kept(ledger):
     run = ledger.append(_RUN)
     profile = ledger.append(ProfileDeclared(run, (15, -7), ("", "")))
     mention = ledger.append(_MENTION)
-    good = dict(flags=0, step=5, epoch=0, microbatch=0, slot=0, example=mention, attestation=mention)
-    good |= dict(profile=profile, norms=(1, 2))
+    good = {"flags": 0, "step": 5, "epoch": 0, "microbatch": 0, "slot": 0, "example": mention, "attestation": mention}
+    good |= {"profile": profile, "norms": (1, 2)}
     ledger.append(GradientApplied(**good))
     for wrong in (
-        dict(step=4),
-        dict(example=99),
-        dict(attestation=profile),
-        dict(attestation=99),
-        dict(profile=mention),
-        dict(profile=99),
-        dict(norms=(1,)),
-        dict(norms=(1, 2, 3)),
-        dict(flags=-1),
-        dict(slot=2**16),
+        {"step": 4},
+        {"example": 99},
+        {"attestation": profile},
+        {"attestation": 99},
+        {"profile": mention},
+        {"profile": 99},
+        {"norms": (1,)},
+        {"norms": (1, 2, 3)},
+        {"flags": -1},
+        {"slot": 2**16},
     ):
         with pytest.raises(LicetError):
             ledger.append(GradientApplied(**{**good, **wrong}))
@@ -669,7 +669,11 @@ def test_opaque_entries_of_an_unknown_kind_stay_provable(ledger):
     _append(ledger, 20)
     assert ledger.record(index) == unknown
     merkle.verify_inclusion(
-        index, ledger.size, merkle.leaf_hash(b"\xfa\x07" + unknown.body), ledger.prove_inclusion(index), ledger.head.root
+        index,
+        ledger.size,
+        merkle.leaf_hash(b"\xfa\x07" + unknown.body),
+        ledger.prove_inclusion(index),
+        ledger.head.root,
     )
 
 
@@ -789,9 +793,8 @@ def test_a_second_writer_is_refused_and_told_who_holds_the_log(path, key):
 
 
 def test_a_writer_of_the_same_process_is_refused_too(path, key):
-    with Ledger.create(path, key):
-        with pytest.raises(LockedError):
-            Ledger.open(path, key)
+    with Ledger.create(path, key), pytest.raises(LockedError):
+        Ledger.open(path, key)
     Ledger.open(path, key).close()
 
 

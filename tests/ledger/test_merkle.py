@@ -100,9 +100,7 @@ def peer():
 def _sigstore_entry(index: int, size: int, proof: list[bytes], root: bytes) -> SimpleNamespace:
     """The few fields of a Rekor entry that its verifier reads."""
     inclusion = SimpleNamespace(log_index=index, tree_size=size, hashes=proof, root_hash=root)
-    return SimpleNamespace(
-        _inner=SimpleNamespace(inclusion_proof=inclusion, canonicalized_body=entry_of(index))
-    )
+    return SimpleNamespace(_inner=SimpleNamespace(inclusion_proof=inclusion, canonicalized_body=entry_of(index)))
 
 
 def _random_pairs(count: int, size_max: int, seed: int) -> list[tuple[int, int]]:
@@ -244,9 +242,7 @@ def test_another_size_never_proves_another_index(case, bit):
     except ProofError:
         return
     # The shape of the path to this leaf is the same in both trees, so the root binds the same leaf.
-    assert (index ^ (other - 1)).bit_length() + (index >> (index ^ (other - 1)).bit_length()).bit_count() == len(
-        proof
-    )
+    assert (index ^ (other - 1)).bit_length() + (index >> (index ^ (other - 1)).bit_length()).bit_count() == len(proof)
     with pytest.raises(ProofError):
         merkle.verify_inclusion(index, other, _flip(leaf, bit), proof, root)
 

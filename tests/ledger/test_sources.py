@@ -220,6 +220,16 @@ def test_server_that_recovers(server, tiles):
     assert tiles.fetch("checkpoint", 100) == b"a note"
 
 
+def test_long_error_pages_are_no_matter(server, tiles):
+    """A partial tile that is gone must be told apart from a server that misbehaves, however long its apology."""
+    page = bytes(200_000)
+    server.faults["tile/0/000"] = [(404, {}, page), (404, {"Content-Encoding": "gzip"}, b"not gzip")]
+    assert tiles.fetch("tile/0/000", 100) is None
+    assert tiles.fetch("tile/0/000", 100) is None
+    server.faults["checkpoint"] = [(503, {}, page)]
+    assert tiles.fetch("checkpoint", 100) == b"a note"
+
+
 def test_redirect_within_http(server, tiles):
     server.faults["checkpoint"] = [(302, {"Location": "/elsewhere"}, b"")]
     server.faults["elsewhere"] = [(200, {}, b"moved")]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -72,7 +74,7 @@ def test_largest_entry():
 def test_bundled_keeps_the_entries_and_cuts_at_256(entries, first, cuts):
     whole = _chunk(entries, first)
     edges = sorted({0, len(entries), *(c for c in cuts if c < len(entries))})
-    pieces = [whole.cut(first + a, first + b) for a, b in zip(edges, edges[1:], strict=False)]
+    pieces = [whole.cut(first + a, first + b) for a, b in itertools.pairwise(edges)]
     bundles = list(bundled(pieces))
     assert [entry for bundle in bundles for entry in _list(bundle)] == entries
     assert all(b.first % 256 == 0 for b in bundles[1:])

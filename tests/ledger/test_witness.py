@@ -473,6 +473,6 @@ def test_other_lines_of_an_answer_are_ignored(log, witness_key):
 def test_note_that_carries_no_more(log, witness_key):
     others = [SigningKey.generate(f"witness.example/{i}") for i in range(SIGNATURES_MAX - 1)]
     full = log.note + b"".join(_lines(other, log, 1) for other in others)
-    with running(WitnessServer(_Lying(module.Reply(200, (), _lines(witness_key, log, 1))))) as server:
-        with pytest.raises(LimitError):
-            submit(server.url, full, log, witness_key.witness_verifier, patience=QUICK)
+    reply = module.Reply(200, (), _lines(witness_key, log, 1))
+    with running(WitnessServer(_Lying(reply))) as server, pytest.raises(LimitError):
+        submit(server.url, full, log, witness_key.witness_verifier, patience=QUICK)

@@ -96,9 +96,9 @@ class Trainer:
         """One batch of events, which may span several optimizer steps."""
         chosen = [self.examples[self.chance.randrange(len(self.examples))] for _ in range(events)]
         spread = sorted(self.step + self.chance.randrange(steps) for _ in range(events))
-        table = np.array(
-            [[self._norm() for _ in range(self.blocks)] for _ in range(events)], np.float64
-        ).reshape(events, self.blocks)
+        table = np.array([[self._norm() for _ in range(self.blocks)] for _ in range(events)], np.float64).reshape(
+            events, self.blocks
+        )
         batch = Events.of(
             example=[example for example, _ in chosen],
             attestation=[attestation for _, attestation in chosen],
@@ -161,13 +161,10 @@ class Brute:
         names = [block.name for block in self.runs[run].blocks]
         reached = [(name, level) for name, level in zip(names, levels, strict=True) if level]
         added = {
-            name: abs(level) * norms.units(code)
-            for (name, level), code in zip(reached, record.norms, strict=True)
+            name: abs(level) * norms.units(code) for (name, level), code in zip(reached, record.norms, strict=True)
         }
         mention, example = records[record.attestation], records[record.example]
-        self.events.append(
-            Event(index, run, record, mention.source, mention.attestation, example.example, added)
-        )
+        self.events.append(Event(index, run, record, mention.source, mention.attestation, example.example, added))
 
     def lineage(self, run: int | None = None) -> list[int]:
         at = max(self.runs) if run is None else run
