@@ -117,7 +117,7 @@ def repair(path: Path, *, progress: Progress | None = None) -> None:
         store = Store.open_writer(directory.database)
         try:
             view = View(description.origin, store, read_head(store))
-            _Rebuild(view, store, description.verifier_key).run(progress)
+            _Rebuild(view, store).run(progress)
         finally:
             store.close()
     finally:
@@ -127,10 +127,9 @@ def repair(path: Path, *, progress: Progress | None = None) -> None:
 class _Rebuild:
     """One repair."""
 
-    def __init__(self, view: View, store: Store, key: VerifierKey) -> None:
+    def __init__(self, view: View, store: Store) -> None:
         self._view = view
         self._store = store
-        self._key = key
 
     def run(self, progress: Progress | None) -> None:
         edge = tree.Edge()
@@ -152,7 +151,7 @@ class _Rebuild:
         self._store.write(batch)
 
     def _rebuild(self, progress: Progress | None) -> None:
-        replay, exposure, edge = Replay(self._key), Exposure(self._view), tree.Edge()
+        replay, exposure, edge = Replay(), Exposure(self._view), tree.Edge()
         batch = self._store.batch()
         for chunk in pieces(self._view, set()):
             runs = len(replay.runs)

@@ -9,6 +9,7 @@ import os
 import stat
 from pathlib import Path
 
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import (
     BestAvailableEncryption,
@@ -19,7 +20,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from licet.ledger.errors import KeyFileError, NotFoundError
+from licet.ledger.errors import FormatError, KeyFileError, NotFoundError
 from licet.ledger.files import read_whole, write_whole
 from licet.ledger.note import SigningKey, VerifierKey, check_key_name, verify_ed25519
 
@@ -63,7 +64,7 @@ def load_key(path: Path, passphrase: str | None = None) -> SigningKey:
             f"{path} {'is not encrypted' if passphrase else 'is encrypted'}.",
             remedy="Set LICET_PASSPHRASE for encrypted keys only.",
         ) from error
-    except ValueError as error:
+    except (ValueError, FormatError, UnsupportedAlgorithm) as error:
         raise KeyFileError(
             f"{path} is not a key file of Licet, or the passphrase is wrong.",
             remedy="Check LICET_PASSPHRASE; restore the file from your backup if it is damaged.",

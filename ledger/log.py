@@ -49,6 +49,7 @@ from licet.ledger.records import (
     RunStarted,
 )
 from licet.ledger.store import Batch, Store, Table
+from licet.ledger.succession import Succession
 from licet.ledger.view import HEAD, INDEXES_INVALID, Head, View, checkpoint_key, node_key, read_head
 
 PENDING_BYTES_MAX = 256 << 20
@@ -96,14 +97,10 @@ class LogReader(View):
 
     def verifier_keys(self) -> list[VerifierKey]:
         """The keys that sign this log, oldest first: the first one, then each that its forerunner announced."""
-        chain = [self.first_key]
+        succession = Succession(self.origin, self.first_key)
         for index, rotation in self.all_of(KeyRotated):
-            old, new = VerifierKey.parse(rotation.old_key), VerifierKey.parse(rotation.new_key)
-            if old != chain[-1]:
-                raise CorruptError(f"Entry {index} rotates a key that did not sign this log.")
-            verify_rotation(self.origin, old, new, by_old=rotation.old_signature, by_new=rotation.new_signature)
-            chain.append(new)
-        return chain
+            succession.rotate(index, rotation)
+        return succession.keys
 
     def refresh(self) -> bool:
         """Move on to what was committed since; whether there was anything."""

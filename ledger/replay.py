@@ -16,7 +16,6 @@ from licet.ledger.chunks import Chunk
 from licet.ledger.codec import decode
 from licet.ledger.errors import FormatError, SignatureError, VerificationError
 from licet.ledger.events import Events, Ints, ProfileTable
-from licet.ledger.keys import verify_rotation
 from licet.ledger.note import VerifierKey
 from licet.ledger.records import (
     AttestationMentioned,
@@ -29,6 +28,7 @@ from licet.ledger.records import (
     Record,
     RunStarted,
 )
+from licet.ledger.succession import Succession
 
 _NO_REF = -1
 
@@ -48,10 +48,9 @@ class Piece:
 class Replay:
     """The state that entries build up: keys, the current run, what can be referred to."""
 
-    def __init__(self, first_key: VerifierKey) -> None:
-        self.keys: list[tuple[int, VerifierKey]] = [(0, first_key)]
-        """From which entry on each key signs."""
-        self.origin = ""
+    def __init__(self) -> None:
+        self.succession: Succession | None = None
+        """The keys as the log tells them; whether one of them is to be trusted is the verifier's to say."""
         self.kinds: Counter[str] = Counter()
         self.run: tuple[int, RunStarted] | None = None
         self.runs: list[int] = []
@@ -60,12 +59,6 @@ class Replay:
         self._last_step = 0
         self._admitted = _Growing()
         self._attested = _Growing()
-
-    def keys_at(self, size: int) -> list[VerifierKey]:
-        """The keys that may have signed a checkpoint of this size: the current one, and the one it succeeded."""
-        known = [key for index, key in self.keys if index < max(size, 1)]
-        newest = next((index for index, key in reversed(self.keys) if index < max(size, 1)), 0)
-        return known[-2:] if size == newest + 1 else known[-1:]
 
     def read(self, chunk: Chunk) -> Piece:
         """Take in consecutive entries that belong to one run."""
@@ -102,18 +95,9 @@ class Replay:
             case LogOpened():
                 if index:
                     raise FormatError("A log opens with its first entry only.")
-                if VerifierKey.parse(record.verifier_key) != self.keys[0][1]:
-                    raise SignatureError(
-                        f"The log was opened under the key {record.verifier_key}.",
-                        remedy="Verify with the log's first key; later ones follow from it.",
-                    )
-                self.origin = record.origin
-            case KeyRotated():
-                old, new = VerifierKey.parse(record.old_key), VerifierKey.parse(record.new_key)
-                if old != self.keys[-1][1]:
-                    raise FormatError("It rotates a key that did not sign this log.")
-                verify_rotation(self.origin, old, new, by_old=record.old_signature, by_new=record.new_signature)
-                self.keys.append((index, new))
+                self.succession = Succession(record.origin, VerifierKey.parse(record.verifier_key))
+            case KeyRotated() if self.succession is not None:
+                self.succession.rotate(index, record)
             case RunStarted():
                 self.run, self._last_step = (index, record), 0
                 self.runs.append(index)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Self
 
 import numpy as np
@@ -48,21 +49,17 @@ class Succession:
         long_enough = np.diff(chunk.offsets) >= 2
         candidates = np.flatnonzero(long_enough)[data[starts[long_enough]] == KeyRotated.KIND]
         for i in candidates.tolist():
-            successor = self._successor(chunk.entry(chunk.first + i))
-            if successor is not None:
-                self._keys.append((chunk.first + i, successor))
-                grown = True
+            with contextlib.suppress(FormatError, SignatureError):
+                record = decode(chunk.entry(chunk.first + i))
+                if isinstance(record, KeyRotated):
+                    self.rotate(chunk.first + i, record)
+                    grown = True
         return grown
 
-    def _successor(self, entry: bytes) -> VerifierKey | None:
-        try:
-            record = decode(entry)
-            if not isinstance(record, KeyRotated):
-                return None
-            old, new = VerifierKey.parse(record.old_key), VerifierKey.parse(record.new_key)
-            if old != self._keys[-1][1]:
-                return None
-            verify_rotation(self.origin, old, new, by_old=record.old_signature, by_new=record.new_signature)
-        except (FormatError, SignatureError):
-            return None
-        return new
+    def rotate(self, index: int, rotation: KeyRotated) -> None:
+        """Follow the rotation in one entry; raise unless the key that signs now agreed to it."""
+        old, new = VerifierKey.parse(rotation.old_key), VerifierKey.parse(rotation.new_key)
+        if old != self._keys[-1][1]:
+            raise SignatureError(f"Entry {index} rotates a key that does not sign this log.")
+        verify_rotation(self.origin, old, new, by_old=rotation.old_signature, by_new=rotation.new_signature)
+        self._keys.append((index, new))

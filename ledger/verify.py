@@ -20,7 +20,7 @@ import numpy as np
 from licet.ledger import tree
 from licet.ledger.chunks import Chunk, concatenated
 from licet.ledger.errors import ForkError, SignatureError, VerificationError
-from licet.ledger.note import Checkpoint, KeyType, VerifierKey, open_note_by, split_note
+from licet.ledger.note import Checkpoint, VerifierKey, open_note_by, split_note
 from licet.ledger.records import RunStarted
 from licet.ledger.replay import Piece, Replay
 from licet.ledger.tree import TILE, TILE_BITS, Hashes
@@ -88,7 +88,7 @@ def verify(
         )
     if kept is not None and kept.size > checkpoint.size:
         raise _forked(f"You kept a checkpoint of {kept.size} entries; this log claims {checkpoint.size}.", older, note)
-    replay = Replay(key)
+    replay = Replay()
     roots = {0: tree.EMPTY_ROOT}
     edge = tree.Edge()
     for chunk in pieces(source, stops={checkpoint.size, *([kept.size] if kept else [])}):
@@ -102,9 +102,12 @@ def verify(
             f"The first {checkpoint.size} entries do not hash to the signed root.",
             remedy="They were altered after signing, or the checkpoint is another log's.",
         )
-    signed_by = _check_signature(note, checkpoint, replay, what="newest checkpoint")
+    signed_by = _check_signature(note, checkpoint, replay, key, what="newest checkpoint")
     if kept is not None and older is not None:
-        _check_signature(older, kept, replay, what="checkpoint that you kept")
+        kept_key = (
+            replay.succession.at(kept.size)[-1] if replay.succession else key
+        )  # older than the trusted key, perhaps
+        _check_signature(older, kept, replay, kept_key, what="checkpoint that you kept")
         if roots[kept.size] != kept.root:
             raise _forked(f"The log no longer begins with the {kept.size} entries of your checkpoint.", older, note)
     return Report(
@@ -184,13 +187,23 @@ def _check_nodes(source: Source, level: int, start: int, hashes: Hashes) -> None
         )
 
 
-def _check_signature(note: bytes, checkpoint: Checkpoint, replay: Replay, *, what: str) -> list[VerifierKey]:
-    if checkpoint.origin != replay.origin:
+def _check_signature(
+    note: bytes, checkpoint: Checkpoint, replay: Replay, trusted: VerifierKey, *, what: str
+) -> list[VerifierKey]:
+    """Who signed: the trusted key, or one that it led to."""
+    succession = replay.succession
+    if succession is None or checkpoint.origin != succession.origin:
         raise SignatureError(
-            f"The {what} is of the log {checkpoint.origin}, not of {replay.origin}.",
+            f"The {what} is of the log {checkpoint.origin}, not of the one whose entries are here.",
             remedy="Ask for the checkpoint of the log you mean.",
         )
-    keys = [key for key in replay.keys_at(checkpoint.size) if key.type is KeyType.ED25519]
+    if trusted not in succession.keys:
+        raise SignatureError(
+            f"The key {trusted} never signed this log; its keys are {', '.join(map(str, succession.keys))}.",
+            remedy="Compare the key with the one that the operator published; if it is right, the log is a forgery.",
+        )
+    led_to = succession.keys[succession.keys.index(trusted) :]
+    keys = [key for key in succession.at(checkpoint.size) if key in led_to]
     return open_note_by(note, keys)[1]
 
 

@@ -24,7 +24,7 @@ from licet.ledger.sources import DirectoryTiles
 from licet.ledger.tileview import TileView
 from licet.ledger.verify import verify
 
-demo = typer.Typer()
+demo = typer.Typer(add_completion=False)
 _STEPS = 400
 
 

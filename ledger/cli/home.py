@@ -13,8 +13,8 @@ from licet.ledger.cli.options import AsJson, HomeOption
 from licet.ledger.errors import ConfigError
 from licet.ledger.home import LOGS, PASSPHRASE_VARIABLE, Home, Settings, passphrase
 
-init = typer.Typer()
-config = typer.Typer(no_args_is_help=True, help="Show the settings and where each comes from.")
+init = typer.Typer(add_completion=False)
+config = typer.Typer(no_args_is_help=True, add_completion=False, help="Show the settings and where each comes from.")
 
 
 @init.command()

@@ -5,8 +5,9 @@ from __future__ import annotations
 import typer
 
 from licet.ledger.cli import ask, publish, upkeep
+from licet.ledger.cli.witness import witness
 
-ledger = typer.Typer(no_args_is_help=True, help="Read, prove, verify and mirror the logs.")
+ledger = typer.Typer(no_args_is_help=True, add_completion=False, help="Read, prove, verify and mirror the logs.")
 
 for command in (
     ask.info,
@@ -17,6 +18,7 @@ for command in (
     publish.prove,
     publish.verify,
     publish.export,
+    publish.mirror,
     upkeep.fsck,
     upkeep.checkpoint,
     upkeep.key,
@@ -25,3 +27,5 @@ for command in (
     upkeep.erase,
 ):
     ledger.command(command.__name__.replace("_", "-"))(command)
+
+ledger.add_typer(witness, name="witness")

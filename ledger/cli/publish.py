@@ -9,6 +9,7 @@ import typer
 
 from licet.ledger import export as tile_export
 from licet.ledger import fsck, proof, terminal
+from licet.ledger import mirror as tile_mirror
 from licet.ledger.cli.options import (
     AsJson,
     HomeOption,
@@ -105,3 +106,32 @@ def _show(report: Report, *, as_json: bool) -> None:
     terminal.show(f"  checked: {', '.join(report.checked)}")
     for kind, count in report.kinds.items():
         terminal.show(f"  {count:>10}  {kind}")
+
+
+def mirror(
+    source: Annotated[str, typer.Argument(help="The tile log: a URL or a directory.")],
+    directory: Annotated[Path, typer.Argument(help="Where the copy goes.")],
+    key: Annotated[str, typer.Option("--key", help="The log's verifier key, or a file that holds it.")],
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until interrupted.")] = False,
+    interval_s: Annotated[float, typer.Option(help="With --follow: how long to wait between looks.")] = 60.0,
+    as_json: AsJson = False,
+) -> None:
+    """Copy a tile log, verifying each step; a fork or a rollback is refused and both checkpoints are kept."""
+    trusted = verifier_key(key, source, None)
+    tiles = open_source(source)
+
+    def report(result: tile_export.Exported | tile_mirror.Waiting) -> None:
+        if isinstance(result, tile_mirror.Waiting):
+            terminal.say(f"waiting: {result.error}")
+        elif as_json:
+            terminal.show_json(result)
+        else:
+            terminal.show(
+                f"{directory} holds {result.size} entries of {result.origin}, {result.new_entries} of them new."
+            )
+
+    with terminal.progress("mirroring") as bar:
+        if follow:
+            tile_mirror.follow(tiles, directory, trusted, interval_s=interval_s, report=report, progress=bar)
+        else:
+            report(tile_mirror.mirror(tiles, directory, trusted, progress=bar))

@@ -13,7 +13,7 @@ from licet.ledger.errors import FormatError
 from licet.ledger.files import read_whole
 from licet.ledger.note import KeyType, VerifierKey
 
-receipt = typer.Typer(no_args_is_help=True, help="Check a receipt offline.")
+receipt = typer.Typer(no_args_is_help=True, add_completion=False, help="Check a receipt offline.")
 
 
 @receipt.callback()
