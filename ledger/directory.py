@@ -166,7 +166,7 @@ class _Holder:
     @classmethod
     def parse(cls, text: str) -> _Holder:
         pid, _, command = text.partition("\n")
-        return cls(int(pid) if pid.isdigit() else None, command.strip())
+        return cls(int(pid) if pid.isascii() and pid.isdigit() else None, command.strip())
 
     def __str__(self) -> str:
         return f"process {self.pid} ({self.command})" if self.pid else "another process"

@@ -23,6 +23,8 @@ _EXTENT = struct.Struct("<QQQQQ")
 _SHAPE = struct.Struct("<II")
 _POSTING = struct.Struct("<QI")
 _CELLS_MAX = 1 << 27
+_BLOCKS_MAX = 1 << 15
+"""More than a `RunStarted` has room for in an entry."""
 _EXTENT_LEVEL = 0xFF
 
 Ints = NDArray[np.int64]
@@ -76,7 +78,8 @@ class Segment(Extent):
         try:
             start, end, first_step, last_step, events = _EXTENT.unpack_from(value)
             rows, blocks = _SHAPE.unpack_from(value, _EXTENT.size)
-            if rows * blocks > _CELLS_MAX:
+            # Columns of zeros take no bytes, so the length of a value alone does not bound what it unpacks to.
+            if rows > len(value) or blocks > _BLOCKS_MAX or rows * blocks > _CELLS_MAX:
                 raise ValueError("impossible size")
             at = _EXTENT.size + _SHAPE.size
             refs, at = _unplanes(value, at, rows)
@@ -146,6 +149,8 @@ def unpack_posting(value: bytes, example: int) -> Ints:
     """The entry indices of one example's events in one posting."""
     try:
         start, count = _POSTING.unpack_from(value)
+        if count > len(value) or start >= 1 << 40:
+            raise ValueError("impossible size")
         low, at = _unplanes(value, _POSTING.size, count)
         offsets, at = _unplanes(value, at, count)
     except (struct.error, ValueError) as error:

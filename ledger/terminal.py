@@ -43,6 +43,14 @@ def show(text: str = "") -> None:
     sys.stdout.write(text + "\n")
 
 
+def show_result(facts: dict[str, Any], text: str, *, as_json: bool) -> None:
+    """What a command did: the facts for a program, the sentence for a person."""
+    if as_json:
+        show_json(facts)
+    else:
+        show(text)
+
+
 def say(text: str) -> None:
     """Something for the person who waits, not for the program that reads."""
     sys.stderr.write(text + "\n")

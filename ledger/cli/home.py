@@ -34,12 +34,9 @@ def init_home(
         raise ConfigError(f"{PASSPHRASE_VARIABLE} is not set.", remedy="Set it, and keep it: keys cannot be recovered.")
     home = Home.create(directory, name or f"licet.local/{secrets.token_hex(4)}", secret if encrypt else None)
     keys = {log: str(home.verifier_key(log)) for log in LOGS}
-    if as_json:
-        terminal.show_json({"home": str(home.path), "verifier_keys": keys})
-        return
-    terminal.show(f"Made {home.path}. Publish these verifier keys: they are what others check your logs with.")
-    for log in LOGS:
-        terminal.show(f"  {keys[log]}")
+    text = f"Made {home.path}. Publish these verifier keys: they are what others check your logs with."
+    lines = "\n".join([text, *(f"  {key}" for key in keys.values())])
+    terminal.show_result({"home": str(home.path), "verifier_keys": keys}, lines, as_json=as_json)
 
 
 @config.callback()

@@ -36,14 +36,18 @@ def prove(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Where to write it. Default: stdout.")] = None,
     bare: Annotated[bool, typer.Option("--bare", help="Leave the entry itself out.")] = False,
     home: HomeOption = None,
+    as_json: AsJson = False,
 ) -> None:
     """Prove that an entry stands in the log: a receipt that `licet receipt verify` checks offline."""
     with read_log(log, home) as view:
         made = proof.make_proof(view, index) if bare else proof.make_receipt(view, index)
-    if output is None:
-        terminal.show(made.format().decode().removesuffix("\n"))
-    else:
-        write_whole(output, made.format())
+    file = made.format()
+    if output is not None:
+        write_whole(output, file)
+    if as_json:
+        terminal.show_json({"index": made.index, "hashes": made.hashes, "file": file.decode()})
+    elif output is None:
+        terminal.show(file.decode().removesuffix("\n"))
 
 
 def verify(
@@ -71,12 +75,11 @@ def export(
     """Write the log out as static tiles (C2SP tlog-tiles); run again, it adds what is new."""
     with read_log(log, home) as view, terminal.progress("exporting tiles") as bar:
         exported = tile_export.export(view, directory, progress=bar)
-    if as_json:
-        terminal.show_json(exported)
-    else:
-        terminal.show(
-            f"{directory} holds {exported.size} entries of {exported.origin}, {exported.new_entries} of them new."
-        )
+    terminal.show_result(terminal.plain(exported), _held(directory, exported), as_json=as_json)
+
+
+def _held(directory: Path, now: tile_export.Exported) -> str:
+    return f"{directory} holds {now.size} entries of {now.origin}, {now.new_entries} of them new."
 
 
 def _verified(log: str, key: str | None, older: bytes | None, home: Path | None) -> Report:
@@ -123,12 +126,8 @@ def mirror(
     def report(result: tile_export.Exported | tile_mirror.Waiting) -> None:
         if isinstance(result, tile_mirror.Waiting):
             terminal.say(f"waiting: {result.error}")
-        elif as_json:
-            terminal.show_json(result)
         else:
-            terminal.show(
-                f"{directory} holds {result.size} entries of {result.origin}, {result.new_entries} of them new."
-            )
+            terminal.show_result(terminal.plain(result), _held(directory, result), as_json=as_json)
 
     with terminal.progress("mirroring") as bar:
         if follow:

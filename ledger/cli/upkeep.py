@@ -43,16 +43,16 @@ def fsck(
         terminal.say("The indexes were rebuilt from the entries.")
     with terminal.progress("checking entries and indexes") as bar:
         report = index_check.fsck(path, verifier_key(key, log, home), progress=bar)
-    if as_json:
-        terminal.show_json(report)
-    else:
-        terminal.show(f"good: {report.size} entries of {report.origin}; checked {', '.join(report.checked)}")
+    text = f"good: {report.size} entries of {report.origin}; checked {', '.join(report.checked)}"
+    terminal.show_result(terminal.plain(report), text, as_json=as_json)
 
 
-def checkpoint(log: LogArgument, home: HomeOption = None) -> None:
+def checkpoint(log: LogArgument, home: HomeOption = None, as_json: AsJson = False) -> None:
     """Sign what the log holds now; prints the signed note."""
     with write_log(log, home) as ledger:
-        terminal.show(ledger.checkpoint().decode().removesuffix("\n"))
+        note = ledger.checkpoint().decode()
+        facts = {"origin": ledger.origin, "size": ledger.size, "root": ledger.head.root, "note": note}
+    terminal.show_result(facts, note.removesuffix("\n"), as_json=as_json)
 
 
 def key(log: LogArgument, home: HomeOption = None, as_json: AsJson = False) -> None:
@@ -69,6 +69,7 @@ def rotate_key(
     log: LogArgument,
     reason: Annotated[str, typer.Option(help="Why; it stands in the log.")],
     home: HomeOption = None,
+    as_json: AsJson = False,
 ) -> None:
     """Announce a new key in the log under the old one, and sign with it from now on."""
     place = Home.find(home)
@@ -88,7 +89,9 @@ def rotate_key(
                 f"The log now expects its new key, which lies in {new_file}: {error.strerror}.",
                 remedy=f"Move it to {place.key_file(log)} by hand.",
             ) from error
-    terminal.show(f"{new.verifier} signs {new.name} now. The old key is kept as {retired.name}.")
+    facts = {"verifier_key": str(new.verifier), "retired": str(retired)}
+    text = f"{new.verifier} signs {new.name} now. The old key is kept as {retired.name}."
+    terminal.show_result(facts, text, as_json=as_json)
 
 
 def re_anchor(
@@ -96,6 +99,7 @@ def re_anchor(
     trusted: Annotated[Path | None, typer.Option("--checkpoint", help="A signed checkpoint that you trust.")] = None,
     accept: Annotated[bool, typer.Option("--accept-rollback", help="Trust the log as it stands.")] = False,
     home: HomeOption = None,
+    as_json: AsJson = False,
 ) -> None:
     """Put back a missing anchor, after checking the log against a checkpoint or accepting the risk."""
     path = log_path(log, home)
@@ -114,7 +118,9 @@ def re_anchor(
         if known.size > view.size or view.root_at(known.size) != known.root:
             raise LicetError(f"{path} does not contain the {known.size} entries of that checkpoint.")
         write_whole(view.directory.anchor, note)
-    terminal.show(f"{view.directory.anchor} holds the checkpoint of size {known.size}.")
+    anchor = view.directory.anchor
+    facts = {"anchor": str(anchor), "size": known.size}
+    terminal.show_result(facts, f"{anchor} holds the checkpoint of size {known.size}.", as_json=as_json)
 
 
 def erase(
@@ -122,6 +128,7 @@ def erase(
     reason: Annotated[str, typer.Option(help="Why; it stands in the log.")],
     by: Annotated[str, typer.Option(help="Who decided; it stands in the log.")] = "operator",
     home: HomeOption = None,
+    as_json: AsJson = False,
 ) -> None:
     """Delete content for good. Every proof about it stays valid."""
     try:
@@ -136,4 +143,5 @@ def erase(
         index = registry.append(ContentErased(Digest(digest), reason, by, now_ms()))
         registry.checkpoint()
         place.content.erase(digest)
-    terminal.show(f"Erased; recorded as entry {index} of {registry.origin}.")
+    facts = {"commitment": commitment, "index": index, "origin": registry.origin}
+    terminal.show_result(facts, f"Erased; recorded as entry {index} of {registry.origin}.", as_json=as_json)

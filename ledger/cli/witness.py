@@ -11,7 +11,7 @@ import typer
 
 from licet.ledger import terminal, witness_server
 from licet.ledger import witness as witnessing
-from licet.ledger.cli.options import HomeOption, LogArgument, read_log
+from licet.ledger.cli.options import AsJson, HomeOption, LogArgument, read_log
 from licet.ledger.errors import NotFoundError
 from licet.ledger.files import write_whole
 from licet.ledger.home import passphrase
@@ -27,11 +27,12 @@ witness = typer.Typer(
 def make_key(
     key_file: Annotated[Path, typer.Argument(help="Where the witness's key goes.")],
     name: Annotated[str, typer.Option(help="The name it cosigns as: a domain and path of yours.")],
+    as_json: AsJson = False,
 ) -> None:
     """Make a witness's key; prints the verifier key to publish."""
     key = SigningKey.generate(name)
     save_key(key_file, key, passphrase())
-    terminal.show(str(key.witness_verifier))
+    terminal.show_result({"verifier_key": str(key.witness_verifier)}, str(key.witness_verifier), as_json=as_json)
 
 
 @witness.command("serve")
@@ -62,6 +63,7 @@ def submit(
     witness_key: Annotated[str, typer.Option("--witness", help="The witness's verifier key.")],
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Where the note goes. Default: stdout.")] = None,
     home: HomeOption = None,
+    as_json: AsJson = False,
 ) -> None:
     """Have a witness cosign the newest checkpoint; gives the note with the cosignature."""
     key = VerifierKey.parse(witness_key)
@@ -70,7 +72,9 @@ def submit(
         if note is None:
             raise NotFoundError(f"{view.origin} was never signed.", remedy="Sign it with `licet ledger checkpoint`.")
         cosigned = witnessing.submit(url, note, view, key)
-    if output is None:
-        terminal.show(cosigned.decode().removesuffix("\n"))
-    else:
+    if output is not None:
         write_whole(output, cosigned)
+    if as_json:
+        terminal.show_json({"note": cosigned.decode()})
+    elif output is None:
+        terminal.show(cosigned.decode().removesuffix("\n"))

@@ -823,6 +823,77 @@ def test_a_reader_follows_while_another_process_writes(path, key):
         _assert_whole(reader)
 
 
+def test_a_reader_sees_the_end_of_a_log_whose_writer_is_gone(path, key):
+    """What the writer moved into files on closing counts, though the reader read an older state before."""
+    Ledger.create(path, key).close()
+    with LogReader.open(path) as reader:
+        for _ in range(3):
+            with Ledger.open(path, key) as ledger:
+                for _ in range(20):
+                    _append(ledger, 1)
+                    if ledger.size % 7 == 0:
+                        reader.refresh()
+            reader.refresh()
+            assert reader.head == ledger.head
+            _assert_whole(reader)
+
+
+def test_a_reader_keeps_up_with_files_that_come_and_go(path, key, monkeypatch):
+    """The writer's buffers are so small that its files are made, merged and removed all the time."""
+    from licet.ledger import store
+
+    usual = store._options
+
+    def flushing(table):
+        options = usual(table)
+        options.set_write_buffer_size(16 << 10)
+        options.set_max_total_wal_size(64 << 10)
+        return options
+
+    Ledger.create(path, key).close()
+    monkeypatch.setattr(store, "_options", flushing)
+    failures = []
+
+    def write() -> None:
+        try:
+            for _ in range(2):
+                with Ledger.open(path, key) as ledger, open("/dev/urandom", "rb") as chance:
+                    for _ in range(400):
+                        ledger.append(Opaque(200, 1, chance.read(1000)))
+                        ledger.commit()
+        except LicetError as error:
+            failures.append(error)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    seen = set()
+    while writer.is_alive():
+        with LogReader.open(path) as reader:
+            for _ in range(20):
+                reader.refresh()
+                seen.add(reader.size)
+                assert len(list(reader.entries(max(0, reader.size - 100)))) == min(reader.size, 100)
+    writer.join()
+    assert not failures
+    assert len(seen) > 3
+    with LogReader.open(path) as reader:
+        assert reader.size == 801
+        _assert_whole(reader)
+
+
+def test_a_reader_writes_nothing_beside_the_log(path, key):
+    Ledger.create(path, key).close()
+
+    def listing() -> list[tuple]:
+        return sorted((file.name, file.stat().st_mtime_ns, file.stat().st_size) for file in path.rglob("*"))
+
+    before = listing()
+    with LogReader.open(path) as reader:
+        reader.refresh()
+        _assert_whole(reader)
+    assert listing() == before
+
+
 def test_a_reader_sees_only_what_it_moved_on_to(path, key):
     with Ledger.create(path, key) as ledger, LogReader.open(path) as reader:
         _append(ledger, 5)

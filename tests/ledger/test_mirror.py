@@ -277,6 +277,26 @@ def test_rotation_by_another_key_is_not_followed(log, origin, copy, update, key)
     assert _entries(copy) == log.entries[:300]
 
 
+def test_rotation_of_a_strangers_key_or_of_an_old_one_is_not_followed(log, origin, copy, update, key):
+    """Each statement is signed by both keys that it names; the first of them is just not the log's now."""
+    stranger, first = SigningKey.generate(key.name), log.key
+    log.grow(300)
+    for old in (stranger, first):
+        _publish(log, origin)
+        update()
+        signing, log.key = log.key, old
+        _rotate(log, SigningKey.generate(key.name))
+        _publish(log, origin, log.size + 10)
+        with pytest.raises(SignatureError):
+            update()
+        log.key = signing
+        if old is stranger:
+            _rotate(log, SigningKey.generate(key.name))
+        log.sign()
+    _publish(log, origin)
+    update()
+
+
 @pytest.mark.parametrize("seen", [0, 300, 301, 302, 500])
 def test_old_key_signs_no_more_after_its_rotation(log, origin, copy, update, key, seen):
     """Whoever stole the old key cannot go on with the log."""

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import gzip
+import io
 import socket
 import ssl
 import threading
 import time
+import urllib.request
 
 import pytest
 
+from licet.ledger import web
 from licet.ledger.errors import ConfigError, LimitError, RemoteError
 from licet.ledger.sources import DirectoryTiles, HttpTiles, open_source
 from licet.ledger.web import Patience, check_url, get, post
@@ -159,6 +162,14 @@ def test_redirect_to_another_scheme(server, tiles, target):
     server.faults["checkpoint"] = [(302, {"Location": target}, b"")] * 3
     with pytest.raises(RemoteError):
         tiles.fetch("checkpoint", 100)
+
+
+def test_redirect_from_https_to_http():
+    request = urllib.request.Request("https://example.org/checkpoint")
+    for target in ("http://example.org/checkpoint", "file:///etc/passwd"):
+        with pytest.raises(RemoteError):
+            web._Redirects().redirect_request(request, io.BytesIO(), 302, "", {}, target)
+    assert web._Redirects().redirect_request(request, io.BytesIO(), 302, "", {}, "https://example.org/x")
 
 
 def test_endless_redirects(server, tiles):
