@@ -79,11 +79,12 @@ def _run(folder: Path, shape: Shape, peer_events: int) -> list[dict[str, Any]]:
     rows.append(report.emit("fdatasync of one commit's bytes", **report.fsync_ms(folder)))
     rows += _peers(folder, shape, peer_events)
     rows += _append_and_crash(folder / "training", shape)
-    rows += _reopen(folder / "training", shape)
+    admitted = next(row["bytes_on_disk"] for row in rows if row["what"] == "admissions")
+    rows += _reopen(folder / "training", shape, admitted)
     shutil.rmtree(folder / "training")
     for blocks in (8, 64):
         small = Shape(min(shape.events, 1_000_000), examples=min(shape.examples, 100_000), blocks=blocks)
-        with _make(folder / f"blocks{blocks}", small) as (bench):
+        with _make(folder / f"blocks{blocks}", small) as bench:
             before = bench.size_on_disk()
             for step in workload.steps(small):
                 bench.append(step)
@@ -241,8 +242,9 @@ def _child(path: Path, shape: Shape) -> None:
     bench = _make(path, shape)
     started = time.perf_counter()
     bench.admit()
-    report.emit("admissions", examples=shape.examples, per_s=shape.examples / (time.perf_counter() - started))
+    rate = shape.examples / (time.perf_counter() - started)
     before = bench.size_on_disk()
+    report.emit("admissions", examples=shape.examples, per_s=rate, bytes_on_disk=before)
     marks = [m for m in (100_000, 300_000, 1_000_000, 3_000_000, 10_000_000) if m < shape.events] + [shape.events]
     done, since, times = 0, 0, []
     whole = 0.0
@@ -261,7 +263,7 @@ def _child(path: Path, shape: Shape) -> None:
             since, times = done, []
     report.emit("append sustained", events=done, events_per_s=done / whole)
     bench.ledger.checkpoint()
-    report.emit("disk", blocks=shape.blocks, events=done, **bench.bytes_per_event(before))
+    report.emit("disk, log still open", blocks=shape.blocks, events=done, **bench.bytes_per_event(before))
     sys.stdout.write(json.dumps({"what": "appended everything", "pid": os.getpid()}) + "\n")
     sys.stdout.flush()
     number = done // shape.batch
@@ -279,8 +281,11 @@ def _questions(bench: _Bench, done: int) -> None:
     picks = [list(rng.choice(bench.blocks, 8, replace=False)) for _ in range(500)]
     names = [f"source.{i}" for i in rng.integers(0, shape.sources, 500).tolist()]
     indices = (bench.ledger.size - 1 - rng.integers(0, done, 500)).tolist()
+    started = time.perf_counter()
     exposure.reverse(picks[0])  # sums what waits from the last commits
-    report.emit("reverse, 8 blocks, top 20", events=done, **report.latencies(lambda i: exposure.reverse(picks[i]), 500))
+    first = (time.perf_counter() - started) * 1e3
+    times = report.latencies(lambda i: exposure.reverse(picks[i]), 500)
+    report.emit("reverse, 8 blocks, top 20", events=done, **times, first_after_appends_ms=first)
     report.emit(
         "forward, one source", events=done, **report.latencies(lambda i: exposure.forward(source=names[i]), 500)
     )
@@ -289,13 +294,12 @@ def _questions(bench: _Bench, done: int) -> None:
     report.emit("prove one entry", events=done, **made)
     for index in indices[:100]:
         proofs.append((proof.make_proof(bench.ledger, index, note), bench.ledger.entry(index)))
-    key = [KEY.verifier] if KEY.name else []
     key = [bench.ledger.first_key]
     checked = report.latencies(lambda i: proof.verify_proof(*proofs[i % 100], key), 500)
     report.emit("verify one proof, signature included", events=done, **checked)
 
 
-def _reopen(path: Path, shape: Shape) -> list[dict[str, Any]]:
+def _reopen(path: Path, shape: Shape, admitted: int) -> list[dict[str, Any]]:
     started = time.perf_counter()
     ledger = Ledger.open(path)
     opened = time.perf_counter() - started
@@ -311,6 +315,9 @@ def _reopen(path: Path, shape: Shape) -> list[dict[str, Any]]:
         checked = verify(log, note, key)
         seconds = time.perf_counter() - started
     events = checked.kinds["GradientApplied"]
+    size = report.size_on_disk(path)
+    sizes = {"bytes_per_event": (size - admitted) / events, "bytes_per_event_admissions_included": size / events}
+    rows.append(report.emit("disk", blocks=shape.blocks, events=events, **sizes))
     facts = {"events": events, "entries": checked.size, "seconds": seconds}
     rows.append(report.emit("verify entries, tree, signature", **facts, events_per_s=events / seconds))
     started = time.perf_counter()

@@ -216,6 +216,7 @@ class Exposure:
         self._attestations: dict[int, str] = {}
         self._known = np.empty(0, np.int64)
         self._groups: dict[str, int] = {}
+        self._sources: list[str] = []
 
     # -- keeping in step with the log
 
@@ -320,7 +321,12 @@ class Exposure:
         self._known = np.empty(0, np.int64)
 
     def group_of(self, attestation: int) -> int:
-        return self._groups.setdefault(self.source_of(attestation), len(self._groups))
+        """The number of an attestation's source, by which rankings add up."""
+        source = self.source_of(attestation)
+        if source not in self._groups:
+            self._groups[source] = len(self._sources)
+            self._sources.append(source)
+        return self._groups[source]
 
     # -- questions
 
@@ -390,11 +396,13 @@ class Exposure:
             raise NotFoundError(
                 f"There is no block {unknown} in this run.", remedy=f"Its blocks are: {', '.join(sorted(known))}."
             )
-        hi, lo = np.zeros((2, max(len(self._groups), 1)), np.int64)
+        hi, lo = np.zeros((2, len(self._sources)), np.int64)
         for part, cells in layers:
             selected = np.array([b for b, block in enumerate(part.blocks) if block in wanted], np.int64)
             cells.add_up(selected, hi, lo)
-        return _ranked(list(self._groups), hi, lo, top)
+            hi += lo >> norms.LIMB_BITS
+            lo &= norms.LIMB_MASK
+        return _ranked(self._sources, hi, lo, top)
 
     def events_of(self, example: bytes, *, run: int | None = None) -> list[int]:
         """The entries that applied one example's gradient, in order."""
@@ -477,11 +485,11 @@ def _combined(layers: Sequence[list[BlockExposure]]) -> list[BlockExposure]:
 def _ranked(sources: list[str], hi: Ints, lo: Ints, top: int | None) -> list[SourceShare]:
     whole = total(hi.sum(), lo.sum())
     size = hi * 2.0**norms.LIMB_BITS + lo
-    candidates = np.flatnonzero(size)
-    if top is not None and len(candidates) > top:
+    bar = 0.0
+    if top is not None and 0 < top < len(size):
         # Floats only preselect; the margin keeps whatever they could confuse with the last place.
-        bar = np.partition(size, -top)[-top]
-        candidates = np.flatnonzero(size >= bar * (1 - 2**-50))
+        bar = float(np.partition(size, -top)[-top]) * (1 - 2**-50)
+    candidates = np.flatnonzero((size >= bar) if bar > 0 else (size > 0))
     rows = [(total(hi[g], lo[g]), sources[g]) for g in candidates.tolist()]
     rows.sort(key=lambda row: (-row[0], row[1]))
     return [SourceShare(source, amount, amount / whole) for amount, source in rows[:top]]

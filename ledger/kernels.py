@@ -11,7 +11,7 @@ from typing import Any
 import numba as nb
 import numpy as np
 
-from licet.ledger.norms import CODE_MAX, LIMB_BITS, NOT_FINITE, UNIT_BITS
+from licet.ledger.norms import CODE_MAX, LIMB_BITS, LIMB_MASK, NOT_FINITE, UNIT_BITS
 
 HEADER_BYTES = 29
 """Bytes of a `GradientApplied` entry before its norms."""
@@ -19,7 +19,6 @@ HEADER_BYTES = 29
 _LANES = 16
 _U32 = nb.uint32
 _AT = nb.uintp
-_LIMB_MASK = (1 << LIMB_BITS) - 1
 _SPREAD = 0x9E3779B1
 _FRACTION = (1 << 52) - 1
 
@@ -334,13 +333,13 @@ def fold(cells: Any, steps: Any, order: Any, rows: Any, step: Any, profiles: Any
                 if exponent < LIMB_BITS:
                     product <<= exponent
                     hi = product >> LIMB_BITS
-                    lo = product & _LIMB_MASK
+                    lo = product & LIMB_MASK
                 else:
                     hi = product << (exponent - LIMB_BITS)
                     lo = np.int64(0)
                 lo += cells[r, b, 1]
                 cells[r, b, 0] += hi + (lo >> LIMB_BITS)
-                cells[r, b, 1] = lo & _LIMB_MASK
+                cells[r, b, 1] = lo & LIMB_MASK
             cells[r, b, 2] += 1
             if steps[r, b, 0] < 0 or step[i] < steps[r, b, 0]:
                 steps[r, b, 0] = step[i]
@@ -357,7 +356,7 @@ def merge(cells: Any, steps: Any, rows: Any, more: Any, more_steps: Any) -> None
                 continue
             lo = cells[r, b, 1] + more[i, b, 1]
             cells[r, b, 0] += more[i, b, 0] + (lo >> LIMB_BITS)
-            cells[r, b, 1] = lo & _LIMB_MASK
+            cells[r, b, 1] = lo & LIMB_MASK
             cells[r, b, 2] += more[i, b, 2]
             if steps[r, b, 0] < 0 or more_steps[i, b, 0] < steps[r, b, 0]:
                 steps[r, b, 0] = more_steps[i, b, 0]
@@ -366,14 +365,15 @@ def merge(cells: Any, steps: Any, rows: Any, more: Any, more_steps: Any) -> None
 
 @_jit
 def add_selected(columns: Any, selected: Any, groups: Any, hi: Any, lo: Any) -> None:
-    """Sum the selected blocks of each row into its group's limbs; `columns` [2, blocks, rows] holds hi and lo."""
+    """Sum the selected blocks of each row into its group's limbs; `columns` [2, blocks, rows] holds hi and lo.
+
+    Carries are left in `lo`, which has room for 2²³ of them.
+    """
     for k in range(selected.shape[0]):
         b = selected[k]
         for r in range(groups.shape[0]):
-            g = groups[r]
-            carry = lo[g] + columns[1, b, r]
-            hi[g] += columns[0, b, r] + (carry >> LIMB_BITS)
-            lo[g] = carry & _LIMB_MASK
+            hi[groups[r]] += columns[0, b, r]
+            lo[groups[r]] += columns[1, b, r]
 
 
 @_jit

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 LIMB_BITS = 40
+LIMB_MASK = (1 << LIMB_BITS) - 1
 UNIT_BITS = 40
 LEVELS = 15
 """A profile's level stands for the weight level / 15."""
