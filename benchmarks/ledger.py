@@ -30,8 +30,9 @@ from licet.ledger import proof
 from licet.ledger.background import BackgroundWriter
 from licet.ledger.events import Events
 from licet.ledger.fsck import fsck
-from licet.ledger.log import Ledger, LogReader, now_ms
+from licet.ledger.log import Ledger, now_ms
 from licet.ledger.note import SigningKey, VerifierKey
+from licet.ledger.reader import LogReader
 from licet.ledger.records import (
     AttestationMentioned,
     Block,

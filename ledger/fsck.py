@@ -16,11 +16,12 @@ from licet.ledger import lookup, tree
 from licet.ledger.directory import LogDirectory, WriterLock
 from licet.ledger.errors import CorruptError, NotFoundError, VerificationError
 from licet.ledger.events import Events, ProfileTable
-from licet.ledger.exposure import Exposure, RunExposure
-from licet.ledger.log import LogReader
+from licet.ledger.exposure import Exposure
 from licet.ledger.note import VerifierKey
+from licet.ledger.reader import LogReader
 from licet.ledger.records import RunStarted
 from licet.ledger.replay import Decoded, Piece, Replay
+from licet.ledger.run_exposure import RunExposure
 from licet.ledger.store import Batch, Store, Table
 from licet.ledger.tree import Hashes
 from licet.ledger.verify import Progress, Report, pieces, verify

@@ -1,4 +1,4 @@
-"""A log: the only place where entries are appended, and the readers that follow it from other processes.
+"""A log as its one writer has it: the only place where entries are appended.
 
 One process writes; when `commit` returns, what was appended is on the disk. Nothing is ever changed or removed.
 """
@@ -9,7 +9,7 @@ import contextlib
 import shutil
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -17,7 +17,7 @@ from typing import Self
 
 import numpy as np
 
-from licet.ledger import chunks, codec, events, lookup, norms, tree
+from licet.ledger import chunks, codec, events, lookup, tree
 from licet.ledger.directory import Description, LogDirectory, WriterLock
 from licet.ledger.errors import (
     ClosedError,
@@ -28,29 +28,26 @@ from licet.ledger.errors import (
     LedgerError,
     LicetError,
     LimitError,
-    OrderError,
     RollbackError,
     StorageError,
 )
 from licet.ledger.events import Events, Ints, ProfileTable
-from licet.ledger.exposure import Exposure
 from licet.ledger.files import sync_folder, write_whole
-from licet.ledger.keys import rotation_statement, verify_rotation
+from licet.ledger.keys import rotation_statement
 from licet.ledger.note import Checkpoint, SigningKey, VerifierKey, open_checkpoint
+from licet.ledger.order import Order
+from licet.ledger.reader import LogReader
 from licet.ledger.records import (
-    AttestationMentioned,
     ClaimedMs,
     GradientApplied,
     KeyRotated,
     LogOpened,
     Opaque,
-    ProfileDeclared,
     Record,
     RunStarted,
 )
 from licet.ledger.store import Batch, Store, Table
-from licet.ledger.succession import Succession
-from licet.ledger.view import HEAD, INDEXES_INVALID, Head, View, checkpoint_key, node_key, read_head
+from licet.ledger.view import HEAD, INDEXES_INVALID, Head, checkpoint_key, node_key
 
 PENDING_BYTES_MAX = 256 << 20
 _FLUSH_BYTES = 8 << 20
@@ -71,81 +68,6 @@ class _Appended:
     batch: tuple[Events, ProfileTable] | None = None
 
 
-class LogReader(View):
-    """A log as another process sees it. It never blocks the writer and never writes."""
-
-    def __init__(self, directory: LogDirectory, description: Description, store: Store) -> None:
-        super().__init__(description.origin, store, read_head(store))
-        self.directory = directory
-        self.first_key = description.verifier_key
-        self._exposure: Exposure | None = None
-
-    @classmethod
-    def open(cls, path: Path) -> Self:
-        directory = LogDirectory(path)
-        description = directory.describe()
-        return cls(directory, description, Store.open_reader(directory.database))
-
-    @property
-    def exposure(self) -> Exposure:
-        """The exposure index; building it is put off until it is asked for."""
-        if self._exposure is None:
-            index = Exposure(self)
-            index.load()
-            self._exposure = index
-        return self._exposure
-
-    def verifier_keys(self) -> list[VerifierKey]:
-        """The keys that sign this log, oldest first: the first one, then each that its forerunner announced."""
-        succession = Succession(self.origin, self.first_key)
-        for index, rotation in self.all_of(KeyRotated):
-            succession.rotate(index, rotation)
-        return succession.keys
-
-    def refresh(self) -> bool:
-        """Move on to what was committed since; whether there was anything."""
-        self._store.catch_up()
-        head = read_head(self._store)
-        if head == self.head:
-            return False
-        before, self.head = self.head, head
-        if head.size < before.size or (before.size and self.root_at(before.size) != before.root):
-            self.head = before
-            raise RollbackError(
-                f"The log {self.origin} no longer begins with the {before.size} entries that were read from it.",
-                remedy="Stop using it and compare it with a mirror.",
-            )
-        if self._exposure is not None:
-            self._exposure.catch_up()
-        return True
-
-    def follow(
-        self, start: int = 0, *, poll_s: float = 0.2, stop: threading.Event | None = None
-    ) -> Iterator[tuple[int, bytes]]:
-        """Entries from `start` on, waiting for more until `stop` is set (or for ever)."""
-        position = start
-        while stop is None or not stop.is_set():
-            for index, entry in self.entries(position):
-                yield index, entry
-                position = index + 1
-            if not self.refresh():
-                if stop is None:
-                    time.sleep(poll_s)
-                else:
-                    stop.wait(poll_s)
-
-    def close(self) -> None:
-        self._store.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-
 class Ledger(LogReader):
     """The one writer of a log.
 
@@ -164,8 +86,7 @@ class Ledger(LogReader):
         self._pending_count = 0
         self._pending_bytes = 0
         self._written_bytes = 0
-        self._run: tuple[int, int] | None = None
-        self._last_step = 0
+        self._order = Order(self)
         self._failed: Exception | None = None
         self._closed = False
 
@@ -310,7 +231,7 @@ class Ledger(LogReader):
     def append(self, record: Record | Opaque) -> int:
         """Add a record to the next commit; the index it will have."""
         if isinstance(record, GradientApplied):
-            return self.append_events(self._as_events(record))
+            return self.append_events(self._order.as_events(record))
         with self._mutex:
             self._check_open()
             index = self.size + self._pending_count
@@ -319,7 +240,7 @@ class Ledger(LogReader):
             entry = codec.encode(record)
             item = _Appended(entry, np.array([len(entry)], np.int64), record=record)
             self._check_room(item)
-            self._check_order(index, record)  # last: what it remembers of the record must become true
+            self._order.admit(index, record)  # last: what it remembers of the record must become true
             self._take_in(item)
             return index
 
@@ -330,19 +251,20 @@ class Ledger(LogReader):
             index = self.size + self._pending_count
             if not len(batch):
                 return index
-            profiles = self._check_events(batch, index)
+            profiles = self._order.check_events(batch, index)
             data, lengths = events.encode(batch, profiles)
             item = _Appended(data, lengths, batch=(batch, profiles))
             self._check_room(item)
             self._take_in(item)
-            self._last_step = int(batch.step[-1])
+            self._order.last_step = int(batch.step[-1])
             return index
 
     def append_all(self, items: Sequence[Record | Opaque | Events]) -> int:
         """Add several items to the next commit, or none if one of them is refused; the index of the first."""
         with self._mutex:
             first = self.size + self._pending_count
-            before = (len(self._pending), self._pending_count, self._pending_bytes, self._run, self._last_step)
+            before = (len(self._pending), self._pending_count, self._pending_bytes)
+            state = self._order.state()
             try:
                 for item in items:
                     if isinstance(item, Events):
@@ -350,10 +272,9 @@ class Ledger(LogReader):
                     else:
                         self.append(item)
             except LicetError:
-                count, self._pending_count, self._pending_bytes, self._run, self._last_step = before
+                count, self._pending_count, self._pending_bytes = before
                 del self._pending[count:]
-                if self._exposure is not None:
-                    self._exposure.forget(first)
+                self._order.go_back(first, state)
                 raise
             return first
 
@@ -376,75 +297,6 @@ class Ledger(LogReader):
             )
         if self._closed:
             raise ClosedError(f"The log {self.origin} is closed.", remedy="Open it again.")
-
-    def _check_order(self, index: int, record: Record | Opaque) -> None:
-        """Records that give later ones their meaning must make sense where they stand."""
-        if isinstance(record, RunStarted):
-            names = [block.name for block in record.blocks]
-            if not names or len(set(names)) != len(names):
-                raise FormatError("A run needs blocks, each with a name of its own.")
-            self.exposure  # noqa: B018  loaded now, while nothing of the new run is committed
-            self._run, self._last_step = (index, len(names)), 0
-        elif isinstance(record, ProfileDeclared):
-            run, blocks = self._current_run()
-            if record.run != run or not len(record.levels) == len(record.rules) == blocks:
-                raise OrderError(
-                    f"A profile of run {run} has {blocks} levels and as many rules.",
-                    remedy="Declare profiles after the run that they are for.",
-                )
-            if any(abs(level) > norms.LEVEL_MAX for level in record.levels):
-                raise FormatError(f"A level lies between -{norms.LEVEL_MAX} and {norms.LEVEL_MAX}.")
-            self.exposure.declare_profile(index, record)
-        elif isinstance(record, AttestationMentioned):
-            self.exposure.mention_attestation(index, record)
-        elif isinstance(record, KeyRotated):
-            self._check_rotation(record)
-        elif isinstance(record, LogOpened) and index:
-            raise OrderError("A log opens with its first entry only.")
-
-    def _check_rotation(self, record: KeyRotated) -> None:
-        old, new = VerifierKey.parse(record.old_key), VerifierKey.parse(record.new_key)
-        if old != self.verifier_keys()[-1]:
-            raise OrderError(
-                "A rotation succeeds the key that signs the log now.", remedy="Rotate with `Ledger.rotate_key`."
-            )
-        verify_rotation(self.origin, old, new, by_old=record.old_signature, by_new=record.new_signature)
-
-    def _check_events(self, batch: Events, index: int) -> ProfileTable:
-        run, blocks = self._current_run()
-        if batch.codes.shape[1] != blocks:
-            raise OrderError(f"Events of this run have norms for {blocks} blocks, not {batch.codes.shape[1]}.")
-        if batch.refs.max() >= index:
-            raise OrderError("An event refers to an entry that comes after it.")
-        if batch.step[0] < self._last_step or bool((np.diff(batch.step) < 0).any()):
-            raise OrderError(
-                f"Steps never go back within a run; the last was {self._last_step}.",
-                remedy="After resuming from an older checkpoint, start a new run with that seal as its parent.",
-            )
-        self.exposure.check_attestations(batch.attestation)
-        profiles = ProfileTable.of(batch.profile, self.exposure.levels)
-        if batch.profile.min() <= run or profiles.levels.shape[1] != blocks:
-            raise OrderError("An event refers to a profile of an earlier run.", remedy="Declare it for this run.")
-        return profiles
-
-    def _current_run(self) -> tuple[int, int]:
-        if self._run is None and self.exposure.current is not None:
-            current = self.exposure.current
-            self._run, self._last_step = (current.run, len(current.blocks)), current.last_step
-        if self._run is None:
-            raise OrderError("There is no run yet.", remedy="Append a RunStarted before its profiles and events.")
-        return self._run
-
-    def _as_events(self, record: GradientApplied) -> Events:
-        levels = self.exposure.levels(record.profile)
-        if len(record.norms) != np.count_nonzero(levels):
-            raise FormatError("An event has one norm for each block in which its profile is not zero.")
-        codes = np.zeros((1, len(levels)), np.uint16)
-        codes[0, levels != 0] = record.norms
-        columns = [[record.flags, record.step, record.epoch, record.microbatch, record.slot]]
-        refs = [[record.example, record.attestation, record.profile]]
-        codec.encode(record)  # refuses numbers that do not fit
-        return Events(np.array(columns, np.int64), np.array(refs, np.int64), codes)
 
     # -- committing
 

@@ -23,7 +23,7 @@ WAL_BYTES_MAX = 64 * MIB
 """What a reopening after a crash may have to replay."""
 
 _WRITTEN_ON_OPEN = "rocksdict-config.json"
-_READER_TRIES = 4
+_READER_TRIES = 100
 _KEY_BEYOND_ALL = b"\xff" * 64
 
 _R = TypeVar("_R")
@@ -63,49 +63,30 @@ class Batch:
 class Store:
     """An open database. A writer holds RocksDB's lock; a reader is a secondary that catches up when asked."""
 
-    def __init__(self, path: Path, db: rocksdict.Rdict, shadow: _Shadow | None) -> None:
+    def __init__(self, path: Path, db: rocksdict.Rdict, shadow: _Shadow | None = None) -> None:
         self._path = path
+        self._unsynced = rocksdict.WriteOptions()
+        self._attach(db, shadow)
+
+    def _attach(self, db: rocksdict.Rdict, shadow: _Shadow | None) -> None:
         self._db = db
         self._shadow = shadow
-        self._views: dict[Table, rocksdict.Rdict] = {Table.META: db}
-        for table in Table:
-            if table is not Table.META:
-                self._views[table] = db.get_column_family(table.value)
+        families = [table for table in Table if table is not Table.META]
         self._handles = {table: db.get_column_family_handle(table.value) for table in Table}
-        self._unsynced = rocksdict.WriteOptions()
+        self._views = {Table.META: db, **{table: db.get_column_family(table.value) for table in families}}
 
     @classmethod
     def create(cls, path: Path) -> Store:
-        return cls._open(path, rocksdict.AccessType.read_write(), create=True)
+        return cls(path, _open(path, path, rocksdict.AccessType.read_write(), create=True))
 
     @classmethod
     def open_writer(cls, path: Path) -> Store:
-        return cls._open(path, rocksdict.AccessType.read_write())
+        return cls(path, _open(path, path, rocksdict.AccessType.read_write()))
 
     @classmethod
     def open_reader(cls, path: Path) -> Store:
         """A view that never blocks the writer and never writes to the database."""
-        shadow = _Shadow(path)
-        access = rocksdict.AccessType.secondary(str(shadow.own_files))
-        try:
-            return _retried(lambda: cls._open(path, access, shadow))
-        except BaseException:
-            shadow.remove()
-            raise
-
-    @classmethod
-    def _open(
-        cls, path: Path, access: rocksdict.AccessType, shadow: _Shadow | None = None, *, create: bool = False
-    ) -> Store:
-        if shadow is not None:
-            _guarded(path, shadow.follow)
-        families = {table.value: _options(table) for table in Table if table is not Table.META}
-        options = _options(Table.META)
-        options.create_if_missing(create)
-        options.create_missing_column_families(create)
-        where = str(path if shadow is None else shadow.database)
-        db = _guarded(path, lambda: rocksdict.Rdict(where, options, families, access))
-        return cls(path, db, shadow)
+        return cls(path, *_open_shadow(path))
 
     def batch(self) -> Batch:
         return Batch(self._handles)
@@ -146,12 +127,15 @@ class Store:
 
     def catch_up(self) -> None:
         """Let a reader see what the writer has written since."""
-        _retried(self._catch_up)
-
-    def _catch_up(self) -> None:
-        if self._shadow is not None:
-            _guarded(self._path, self._shadow.follow)
-        _guarded(self._path, self._db.try_catch_up_with_primary)
+        assert self._shadow is not None, "only a reader catches up"
+        with contextlib.suppress(StorageError, CorruptError):  # it opens the database anew then, and that may raise
+            if self._shadow.is_exact():
+                _guarded(self._path, self._db.try_catch_up_with_primary)
+                if self._shadow.is_exact():
+                    return
+        outgrown = self._shadow
+        self._attach(*_open_shadow(self._path))
+        outgrown.remove()
 
     def flush(self) -> None:
         """Move what is in memory into sorted files, so that the next open has nothing to replay."""
@@ -169,42 +153,62 @@ class Store:
 
 
 class _Shadow:
-    """A scratch folder with a link to each file of a database.
+    """A scratch folder with a link to each file that a database has at this moment.
 
-    Even a reader's open writes a small file beside the database; here it lands among the links. So a log can be read
-    from a read-only disk, or by an auditor who may not write to it.
+    Even a reader's open writes a small file beside the database; here it lands among the links, so that a log can be
+    read from a read-only disk, or by an auditor who may not write to it.
+
+    And a reader that looks while files come and go can miss what was moved from one to another, without any error: a
+    record would be in the log and not be found. So whatever is read counts only if the files are the same afterwards.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path.absolute()
+        self._linked = set(os.listdir(self._path))
         self._scratch = Path(tempfile.mkdtemp(prefix="licet-reader-"))
         self.database = self._scratch / "db"
         self.own_files = self._scratch / "own"
         self.database.mkdir()
+        for name in self._linked:
+            (self.database / name).symlink_to(self._path / name)
+        written = self.database / _WRITTEN_ON_OPEN
+        if written.is_symlink():
+            content = written.read_bytes()
+            written.unlink()
+            written.write_bytes(content)
 
-    def follow(self) -> None:
-        """Link what the writer has made since, and drop the links to what it has removed."""
-        there, linked = set(os.listdir(self._path)), set(os.listdir(self.database))
-        for name in there - linked:
-            if name == _WRITTEN_ON_OPEN:
-                shutil.copyfile(self._path / name, self.database / name)
-            else:
-                (self.database / name).symlink_to(self._path / name)
-        for name in linked - there:
-            (self.database / name).unlink()
+    def is_exact(self) -> bool:
+        """Whether the database still has the files that are linked. None of them is ever used for something else."""
+        return set(os.listdir(self._path)) == self._linked
 
     def remove(self) -> None:
         shutil.rmtree(self._scratch, ignore_errors=True)
 
 
-def _retried(call: Callable[[], _R]) -> _R:
-    """A writer may remove a file between a reader's learning of it and opening it; then the reader looks again."""
-    for _ in range(_READER_TRIES - 1):
+def _open_shadow(path: Path) -> tuple[rocksdict.Rdict, _Shadow]:
+    """A reader's view of a database whose files did not change while it was opened."""
+    for _ in range(_READER_TRIES):
+        shadow = _guarded(path, lambda: _Shadow(path))
         try:
-            return call()
-        except StorageError:
-            continue
-    return call()
+            db = _open(path, shadow.database, rocksdict.AccessType.secondary(str(shadow.own_files)))
+            if shadow.is_exact():
+                return db, shadow
+        except (StorageError, CorruptError):
+            if shadow.is_exact():
+                shadow.remove()
+                raise
+        shadow.remove()
+    raise StorageError(
+        f"The files of {path.parent} change faster than they can be opened.", remedy="Try again when its writer rests."
+    )
+
+
+def _open(path: Path, where: Path, access: rocksdict.AccessType, *, create: bool = False) -> rocksdict.Rdict:
+    families = {table.value: _options(table) for table in Table if table is not Table.META}
+    options = _options(Table.META)
+    options.create_if_missing(create)
+    options.create_missing_column_families(create)
+    return _guarded(path, lambda: rocksdict.Rdict(str(where), options, families, access))
 
 
 def _guarded(path: Path, call: Callable[[], _R]) -> _R:

@@ -20,6 +20,7 @@ from licet.ledger.chunks import Chunk
 from licet.ledger.codec import decode
 from licet.ledger.errors import FormatError, LimitError, NotFoundError, VerificationError
 from licet.ledger.note import NOTE_BYTES_MAX, Checkpoint, split_note
+from licet.ledger.provable import ProvableLog
 from licet.ledger.records import Opaque, Record
 from licet.ledger.sources import TileSource
 from licet.ledger.tiles import (
@@ -47,7 +48,7 @@ def fetch_checkpoint(source: TileSource) -> bytes | None:
     return source.fetch(CHECKPOINT, NOTE_BYTES_MAX)
 
 
-class TileView:
+class TileView(ProvableLog):
     """A log as of one checkpoint, read from tiles. It answers what `view.View` answers of a database."""
 
     def __init__(self, source: TileSource, note: bytes | None = None) -> None:
@@ -59,13 +60,10 @@ class TileView:
             )
         self.note = note
         self.checkpoint = Checkpoint.parse(split_note(note)[0])
+        self.origin = self.checkpoint.origin
         self._source = source
         self._tiles: OrderedDict[tuple[int, int], Hashes] = OrderedDict()
         self._bundle: Chunk | None = None
-
-    @property
-    def origin(self) -> str:
-        return self.checkpoint.origin
 
     @property
     def size(self) -> int:
@@ -116,42 +114,9 @@ class TileView:
 
     # -- the tree
 
-    def hashes(self, level: int, start: int, count: int) -> Hashes:
-        """Finished nodes of a tile level."""
-        if not count:
-            return _NO_HASHES
-        if start < 0 or start + count > self.size >> TILE_BITS * level:
-            raise NotFoundError(f"The tree of {self.size} entries has no nodes up to {start + count} at level {level}.")
-        rows = []
-        while count:
-            tile, at = divmod(start, TILE)
-            part = min(count, TILE - at)
-            rows.append(self._tile(level, tile)[at : at + part])
-            start, count = start + part, count - part
-        return rows[0] if len(rows) == 1 else np.concatenate(rows)
-
-    def root_at(self, size: int) -> bytes:
-        """The root that the log had at an earlier size."""
-        self._check_size(size)
-        return tree.root_at(size, self)
-
-    def prove_inclusion(self, index: int, size: int | None = None) -> list[bytes]:
-        size = self.size if size is None else size
-        self._check_size(size)
-        return tree.prove_inclusion(index, size, self)
-
-    def prove_consistency(self, size1: int, size2: int | None = None) -> list[bytes]:
-        size2 = self.size if size2 is None else size2
-        self._check_size(size2)
-        return tree.prove_consistency(size1, size2, self)
-
     def check_root(self) -> None:
         """Raise unless the tiles at the right edge hash to the checkpoint's root."""
         _ = self._edge
-
-    def _check_size(self, size: int) -> None:
-        if size > self.size:
-            raise NotFoundError(f"The log {self.origin} has {self.size} entries here, not {size}.")
 
     @functools.cached_property
     def _edge(self) -> list[Hashes]:

@@ -19,6 +19,7 @@ from licet.ledger.codec import decode
 from licet.ledger.errors import CorruptError, NotFoundError
 from licet.ledger.merkle import leaf_hash
 from licet.ledger.note import Checkpoint
+from licet.ledger.provable import ProvableLog
 from licet.ledger.records import Opaque, Record
 from licet.ledger.store import Store, Table
 from licet.ledger.tree import TILE, TILE_BITS, Hashes
@@ -64,7 +65,7 @@ def read_head(store: Store) -> Head:
     return Head.unpack(found[1] if found is not None and found[0] == HEAD else None)
 
 
-class View:
+class View(ProvableLog):
     """A log at `head`. Whatever is committed later is not seen until the head moves."""
 
     def __init__(self, origin: str, store: Store, head: Head) -> None:
@@ -144,18 +145,6 @@ class View:
 
     # -- the tree
 
-    def hashes(self, level: int, start: int, count: int) -> Hashes:
-        """Finished nodes of a tile level; leaf hashes are computed from the entries."""
-        if not count:
-            return np.empty((0, 32), np.uint8)
-        rows = []
-        while count:
-            tile, at = divmod(start, TILE)
-            part = min(count, TILE - at)
-            rows.append(self._tile(level, tile)[at : at + part])
-            start, count = start + part, count - part
-        return rows[0] if len(rows) == 1 else np.concatenate(rows)
-
     def _tile(self, level: int, tile: int) -> Hashes:
         """All finished nodes of a tile. However many there are, they never change, so they are kept in memory."""
         start = tile << TILE_BITS
@@ -179,25 +168,6 @@ class View:
 
     def leaf_hash(self, index: int) -> bytes:
         return leaf_hash(self.entry(index))
-
-    def root_at(self, size: int) -> bytes:
-        """The root that the log had at an earlier size."""
-        self._check_size(size)
-        return tree.root_at(size, self)
-
-    def prove_inclusion(self, index: int, size: int | None = None) -> list[bytes]:
-        size = self.size if size is None else size
-        self._check_size(size)
-        return tree.prove_inclusion(index, size, self)
-
-    def prove_consistency(self, size1: int, size2: int | None = None) -> list[bytes]:
-        size2 = self.size if size2 is None else size2
-        self._check_size(size2)
-        return tree.prove_consistency(size1, size2, self)
-
-    def _check_size(self, size: int) -> None:
-        if size > self.size:
-            raise NotFoundError(f"The log {self.origin} has {self.size} entries, not {size}.")
 
     # -- checkpoints
 

@@ -12,7 +12,7 @@ from licet.ledger import codec, corpus, records, terminal
 from licet.ledger.cli.options import AsJson, HomeOption, LogArgument, log_path, read_log
 from licet.ledger.errors import ConfigError
 from licet.ledger.exposure import BlockExposure
-from licet.ledger.log import LogReader
+from licet.ledger.reader import LogReader
 from licet.ledger.records import GradientApplied, Opaque, Record
 
 StepsOption = Annotated[

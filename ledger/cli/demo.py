@@ -17,8 +17,9 @@ from licet.ledger import demo as run
 from licet.ledger.cli.options import AsJson
 from licet.ledger.errors import Finding, LicetError, NotFoundError, RollbackError, VerificationError
 from licet.ledger.home import Home
-from licet.ledger.log import LogReader, now_ms
+from licet.ledger.log import now_ms
 from licet.ledger.note import VerifierKey
+from licet.ledger.reader import LogReader
 from licet.ledger.records import Anchored, Digest, ExampleAdmitted, GradientApplied
 from licet.ledger.sources import DirectoryTiles
 from licet.ledger.tileview import TileView

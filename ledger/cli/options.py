@@ -10,8 +10,9 @@ import typer
 from licet.ledger.errors import ConfigError
 from licet.ledger.files import read_whole
 from licet.ledger.home import LOGS, Home
-from licet.ledger.log import Ledger, LogReader
+from licet.ledger.log import Ledger
 from licet.ledger.note import NOTE_BYTES_MAX, VerifierKey
+from licet.ledger.reader import LogReader
 
 HomeOption = Annotated[
     Path | None, typer.Option("--home", help="The home directory; LICET_HOME, else the working directory.")

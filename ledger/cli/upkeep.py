@@ -23,8 +23,9 @@ from licet.ledger.errors import ConfigError, FormatError, LicetError, NotFoundEr
 from licet.ledger.files import write_whole
 from licet.ledger.home import Home, passphrase
 from licet.ledger.keys import save_key
-from licet.ledger.log import LogReader, now_ms
+from licet.ledger.log import now_ms
 from licet.ledger.note import SigningKey, open_checkpoint
+from licet.ledger.reader import LogReader
 from licet.ledger.records import ContentErased, Digest
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from licet.ledger.home import Home
-from licet.ledger.log import LogReader
+from licet.ledger.reader import LogReader
 from tests.ledger.cli.command import licet
 
 pytestmark = pytest.mark.end_to_end

@@ -8,7 +8,8 @@ import pytest
 
 from licet.ledger.background import BackgroundWriter
 from licet.ledger.errors import ClosedError, LicetError, StorageError
-from licet.ledger.log import Ledger, LogReader
+from licet.ledger.log import Ledger
+from licet.ledger.reader import LogReader
 from licet.ledger.records import AttestationMentioned, Opaque
 from tests.ledger.training import Trainer
 

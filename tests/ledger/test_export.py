@@ -6,8 +6,9 @@ import pytest
 
 from licet.ledger.errors import ConfigError, ForkError, LockedError, RollbackError, StorageError, VerificationError
 from licet.ledger.export import TileFolder, export
-from licet.ledger.log import Ledger, LogReader
+from licet.ledger.log import Ledger
 from licet.ledger.note import Checkpoint, SigningKey
+from licet.ledger.reader import LogReader
 from licet.ledger.sources import DirectoryTiles
 from licet.ledger.tileview import TileView
 from tests.ledger.logs import append_opaque, training_log

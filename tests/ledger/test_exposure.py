@@ -16,8 +16,9 @@ from licet.ledger import norms, segments
 from licet.ledger.directory import LogDirectory
 from licet.ledger.errors import CorruptError, NotFoundError
 from licet.ledger.exposure import Exposure
-from licet.ledger.log import Ledger, LogReader
+from licet.ledger.log import Ledger
 from licet.ledger.note import SigningKey
+from licet.ledger.reader import LogReader
 from licet.ledger.store import Table
 from tests.ledger.training import Brute, Trainer, digest
 
@@ -27,9 +28,9 @@ KEY = SigningKey.generate("example.org/training")
 @pytest.fixture
 def small_segments(monkeypatch):
     """Segments of about ten events, so that hundreds of them arise, on several levels."""
-    monkeypatch.setattr("licet.ledger.exposure.SEGMENT_EVENTS_MIN", 10)
-    monkeypatch.setattr("licet.ledger.exposure.SEGMENT_EVENTS_MAX", 10)
-    monkeypatch.setattr("licet.ledger.exposure._FOLD_EVENTS", 7)
+    monkeypatch.setattr("licet.ledger.run_exposure.SEGMENT_EVENTS_MIN", 10)
+    monkeypatch.setattr("licet.ledger.run_exposure.SEGMENT_EVENTS_MAX", 10)
+    monkeypatch.setattr("licet.ledger.run_exposure._FOLD_EVENTS", 7)
 
 
 def _forward(rows) -> list[tuple]:
@@ -214,7 +215,7 @@ def test_a_reader_in_another_process_agrees(path, small_segments):
         _one_run(ledger, seed=8, steps=30, events=9)
         ours = _reverse(ledger.exposure.reverse(["layer.0", "layer.3"], top=None))
         script = (
-            "import sys; from pathlib import Path; from licet.ledger.log import LogReader\n"
+            "import sys; from pathlib import Path; from licet.ledger.reader import LogReader\n"
             "with LogReader.open(Path(sys.argv[1])) as reader:\n"
             "    for row in reader.exposure.reverse(['layer.0', 'layer.3'], top=None):\n"
             "        print(row.source, row.total, row.share.hex(), sep='|')\n"
@@ -261,8 +262,8 @@ def test_grouping_of_commits_never_changes_an_answer(tmp_path_factory, seed, bat
     with pytest.MonkeyPatch.context() as patch:
         told = []
         for variant in ("cut", "whole"):
-            patch.setattr("licet.ledger.exposure.SEGMENT_EVENTS_MIN", 4 if variant == "cut" else 9)
-            patch.setattr("licet.ledger.exposure.SEGMENT_EVENTS_MAX", 4 if variant == "cut" else 9)
+            patch.setattr("licet.ledger.run_exposure.SEGMENT_EVENTS_MIN", 4 if variant == "cut" else 9)
+            patch.setattr("licet.ledger.run_exposure.SEGMENT_EVENTS_MAX", 4 if variant == "cut" else 9)
             path = tmp_path_factory.mktemp("logs") / "log"
             ledger = Ledger.create(path, KEY)
             trainer = Trainer(ledger, random.Random(seed), sources=3)

@@ -4,7 +4,7 @@ import pytest
 
 from licet.ledger.errors import ConfigError, FormatError, KeyFileError, NotFoundError
 from licet.ledger.home import LOGS, Home
-from licet.ledger.log import LogReader
+from licet.ledger.reader import LogReader
 
 
 @pytest.fixture

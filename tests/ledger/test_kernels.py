@@ -231,7 +231,7 @@ def _sums_of(refs, cells: np.ndarray, steps: np.ndarray) -> dict:
 def _fold(batch: Events, levels: dict[int, np.ndarray], cells: np.ndarray, steps: np.ndarray, refs: list[int]):
     profiles = ProfileTable.of(batch.profile, levels.__getitem__)
     rows = np.array([refs.index(int(ref)) for ref in batch.attestation], np.int64)
-    kernels.fold(cells, steps, rows, batch.step, profiles.rows, profiles.levels, batch.codes)
+    kernels.fold(cells, steps, np.argsort(-rows), rows, batch.step, profiles.rows, profiles.levels, batch.codes)
 
 
 def _empty(refs: list[int], blocks: int) -> tuple[np.ndarray, np.ndarray]:
@@ -273,7 +273,9 @@ def test_the_largest_sums_do_not_overflow():
     levels = np.array([[norms.LEVEL_MAX]], np.int16)
     cells, steps = _empty([0], 1)
     zeros = np.zeros(count, np.int64)
-    kernels.fold(cells, steps, zeros, zeros, zeros, levels, np.full((count, 1), norms.CODE_MAX, np.uint16))
+    kernels.fold(
+        cells, steps, np.arange(count), zeros, zeros, zeros, levels, np.full((count, 1), norms.CODE_MAX, np.uint16)
+    )
     hi, lo, seen = (int(value) for value in cells[0, 0])
     assert seen == count
     assert (hi << norms.LIMB_BITS) + lo == count * norms.LEVEL_MAX * norms.units(norms.CODE_MAX)
@@ -282,7 +284,9 @@ def test_the_largest_sums_do_not_overflow():
 def test_an_infinite_norm_is_counted_and_adds_nothing():
     cells, steps = _empty([0], 1)
     one = np.zeros(1, np.int64)
-    kernels.fold(cells, steps, one, one + 9, one, np.array([[15]], np.int16), np.array([[norms.NOT_FINITE]], np.uint16))
+    kernels.fold(
+        cells, steps, one, one, one + 9, one, np.array([[15]], np.int16), np.array([[norms.NOT_FINITE]], np.uint16)
+    )
     assert cells.tolist() == [[[0, 0, 1]]]
     assert steps.tolist() == [[[9, 9]]]
 
@@ -295,7 +299,8 @@ def test_add_selected_is_plain_addition(rows):
             cells[r, b, :2] = amount >> norms.LIMB_BITS, amount & (1 << norms.LIMB_BITS) - 1
     groups = np.array([group for group, _ in rows], np.int64)
     hi, lo = np.zeros((2, 4), np.int64)
-    kernels.add_selected(cells, np.array([0, 2]), groups, hi, lo)
+    columns = np.ascontiguousarray(cells[:, :, :2].transpose(2, 1, 0))
+    kernels.add_selected(columns, np.array([0, 2]), groups, hi, lo)
     for g in range(4):
         expected = sum(totals[0] + totals[2] for group, totals in rows if group == g)
         assert (int(hi[g]) << norms.LIMB_BITS) + int(lo[g]) == expected

@@ -32,13 +32,16 @@ from licet.ledger.errors import (
     StorageError,
 )
 from licet.ledger.keys import rotation_statement
-from licet.ledger.log import Ledger, LogReader
+from licet.ledger.log import Ledger
 from licet.ledger.note import Checkpoint, SigningKey
+from licet.ledger.reader import LogReader
 from licet.ledger.records import (
     Anchored,
     AttestationMentioned,
     Block,
     ContentErased,
+    Determination,
+    ExampleAdmitted,
     GradientApplied,
     KeyRotated,
     LogOpened,
@@ -590,6 +593,11 @@ def test_an_attestation_that_could_not_be_written_was_not_mentioned(ledger):
     assert ledger.commit().size == 4
 
 
+def _admitted(attestation):
+    admitted = Determination.ADMITTED
+    return ExampleAdmitted(bytes(32), bytes(32), attestation, None, None, admitted, (), None, None, 0, (), None)
+
+
 @pytest.mark.parametrize("before", ["same commit", "own commit", "reopened"])
 def test_events_may_refer_to_what_was_just_appended(path, key, before):
     with Ledger.create(path, key) as ledger:
@@ -597,15 +605,18 @@ def test_events_may_refer_to_what_was_just_appended(path, key, before):
         profile = ledger.append(ProfileDeclared(run, (15, 0), ("", "")))
     with Ledger.open(path, key) as ledger:
         mention = ledger.append(_MENTION)
+        example = ledger.append(_admitted(mention))
         if before == "own commit":
             ledger.commit()
         if before == "reopened":
             ledger.commit()
             ledger.close()
             ledger = Ledger.open(path, key)  # noqa: PLW2901
-        ledger.append(GradientApplied(0, 0, 0, 0, 0, mention, mention, profile, (1,)))
+        newer = ledger.append(_admitted(mention))
+        for admitted in (example, newer):
+            ledger.append(GradientApplied(0, 0, 0, 0, 0, admitted, mention, profile, (1,)))
         ledger.commit()
-        assert ledger.exposure.forward(source="s")[0].events == 1
+        assert ledger.exposure.forward(source="s")[0].events == 2
         ledger.close()
 
 
@@ -616,12 +627,15 @@ def test_the_order_of_a_run_is_kept(ledger):
     run = ledger.append(_RUN)
     profile = ledger.append(ProfileDeclared(run, (15, -7), ("", "")))
     mention = ledger.append(_MENTION)
-    good = {"flags": 0, "step": 5, "epoch": 0, "microbatch": 0, "slot": 0, "example": mention, "attestation": mention}
+    example, other = ledger.append(_admitted(mention)), ledger.append(_MENTION)
+    good = {"flags": 0, "step": 5, "epoch": 0, "microbatch": 0, "slot": 0, "example": example, "attestation": mention}
     good |= {"profile": profile, "norms": (1, 2)}
     ledger.append(GradientApplied(**good))
     for wrong in (
         {"step": 4},
         {"example": 99},
+        {"example": mention},
+        {"attestation": other},
         {"attestation": profile},
         {"attestation": 99},
         {"profile": mention},
@@ -641,7 +655,9 @@ def test_the_order_of_a_run_is_kept(ledger):
     ):
         with pytest.raises(LicetError):
             ledger.append(declared)
-    assert ledger.commit().size == 5
+    with pytest.raises(LicetError):
+        ledger.append(_admitted(profile))
+    assert ledger.commit().size == 7
     second = ledger.append(_RUN)
     with pytest.raises(OrderError) as caught:
         ledger.append(GradientApplied(**good))

@@ -27,8 +27,9 @@ from licet.ledger.chunks import join
 from licet.ledger.directory import LogDirectory
 from licet.ledger.fsck import fsck
 from licet.ledger.keys import save_key
-from licet.ledger.log import Ledger, LogReader
+from licet.ledger.log import Ledger
 from licet.ledger.note import SigningKey, open_checkpoint
+from licet.ledger.reader import LogReader
 from licet.ledger.records import LogOpened, Opaque
 from tests.ledger.torture_child import BODY_KIND, KINDS, body_of
 from tests.ledger.training import Brute
@@ -184,8 +185,8 @@ class Cell:
 @pytest.fixture(params=KINDS)
 def cell(request, tmp_path, monkeypatch):
     """The parent checks with the same small segments that its children write."""
-    monkeypatch.setattr("licet.ledger.exposure.SEGMENT_EVENTS_MIN", 12)
-    monkeypatch.setattr("licet.ledger.exposure.SEGMENT_EVENTS_MAX", 12)
+    monkeypatch.setattr("licet.ledger.run_exposure.SEGMENT_EVENTS_MIN", 12)
+    monkeypatch.setattr("licet.ledger.run_exposure.SEGMENT_EVENTS_MAX", 12)
     made = Cell(tmp_path, request.param)
     yield made
     print(f"{sum(made.outcomes.values())} deaths of {made.kind} writers: {dict(sorted(made.outcomes.items()))}")

@@ -12,8 +12,9 @@ from licet.ledger.chunks import pack, unpack
 from licet.ledger.errors import CorruptError, ForkError, LicetError, SignatureError, VerificationError
 from licet.ledger.export import export
 from licet.ledger.fsck import INDEX_TABLES, fsck, repair
-from licet.ledger.log import Ledger, LogReader
+from licet.ledger.log import Ledger
 from licet.ledger.note import SigningKey
+from licet.ledger.reader import LogReader
 from licet.ledger.records import GradientApplied
 from licet.ledger.sources import DirectoryTiles
 from licet.ledger.store import Store, Table
@@ -25,7 +26,7 @@ from tests.ledger.training import Trainer
 @pytest.fixture
 def run(path, key, monkeypatch):
     """A signed training log with several runs and closed segments; its path."""
-    monkeypatch.setattr("licet.ledger.exposure.SEGMENT_EVENTS_MIN", 64)
+    monkeypatch.setattr("licet.ledger.run_exposure.SEGMENT_EVENTS_MIN", 64)
     with Ledger.create(path, key) as ledger:
         trainer = Trainer(ledger, random.Random(5))
         for _ in range(2):

@@ -15,7 +15,7 @@ import socket
 import sys
 from pathlib import Path
 
-from licet.ledger import exposure, store, tree
+from licet.ledger import run_exposure, store, tree
 from licet.ledger.errors import LicetError
 from licet.ledger.keys import load_key
 from licet.ledger.log import Ledger
@@ -33,7 +33,7 @@ def body_of(index: int) -> bytes:
 
 def shape(kind: str) -> None:
     """Bend the library to the kind of run: everything that happens rarely shall happen all the time."""
-    exposure.SEGMENT_EVENTS_MIN = exposure.SEGMENT_EVENTS_MAX = 12
+    run_exposure.SEGMENT_EVENTS_MIN = run_exposure.SEGMENT_EVENTS_MAX = 12
     if kind != "training":
         tree._COMPILED_MIN = 10**9  # spares each child the import of the compiled loops
     if kind != "plain":

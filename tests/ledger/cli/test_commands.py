@@ -10,8 +10,8 @@ from threading import Thread
 import pytest
 
 from licet.ledger.home import Home
-from licet.ledger.log import LogReader
 from licet.ledger.note import Checkpoint, split_note
+from licet.ledger.reader import LogReader
 from licet.ledger.records import ExampleAdmitted
 from tests.ledger.cli.command import LICET, licet
 from tests.ledger.training import Trainer
