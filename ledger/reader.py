@@ -57,7 +57,12 @@ class LogReader(View):
         if head == self.head:
             return False
         before, self.head = self.head, head
-        if head.size < before.size or (before.size and self.root_at(before.size) != before.root):
+        try:
+            grew = head.size >= before.size and (not before.size or self.root_at(before.size) == before.root)
+        except BaseException:
+            self.head = before
+            raise
+        if not grew:
             self.head = before
             raise RollbackError(
                 f"The log {self.origin} no longer begins with the {before.size} entries that were read from it.",

@@ -71,9 +71,12 @@ class Store:
     def _attach(self, db: rocksdict.Rdict, shadow: _Shadow | None) -> None:
         self._db = db
         self._shadow = shadow
-        families = [table for table in Table if table is not Table.META]
         self._handles = {table: db.get_column_family_handle(table.value) for table in Table}
-        self._views = {Table.META: db, **{table: db.get_column_family(table.value) for table in families}}
+        views: dict[Table, rocksdict.Rdict] = {Table.META: db}
+        for table in Table:
+            if table is not Table.META:
+                views[table] = db.get_column_family(table.value)
+        self._views = views
 
     @classmethod
     def create(cls, path: Path) -> Store:

@@ -11,7 +11,7 @@ import random
 
 import pytest
 
-from licet.ledger.errors import LicetError
+from licet.ledger.errors import LicetError, LimitError
 from licet.ledger.export import export
 from licet.ledger.note import SigningKey
 from licet.ledger.tileview import TileView
@@ -40,7 +40,8 @@ class Held:
 
     def fetch(self, path: str, bytes_max: int) -> bytes | None:
         raw = self.files.get(path)
-        assert raw is None or len(raw) <= bytes_max
+        if raw is not None and len(raw) > bytes_max:
+            raise LimitError(f"{path} is too large.")
         return raw
 
 
