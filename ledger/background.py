@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Sequence
 from concurrent.futures import Future
 from types import TracebackType
@@ -27,12 +28,24 @@ _Job = tuple[Sequence[Item], "Future[int]"]
 
 
 class BackgroundWriter:
-    """Hands submissions to a log in their order. It does not own the log: close this first, then the log."""
+    """Hands submissions to a log in their order. It does not own the log: close this first, then the log.
 
-    def __init__(self, ledger: Ledger, *, queue_max: int = QUEUE_MAX, group_max: int = GROUP_MAX) -> None:
+    With `checkpoint_s`, a log that is written to is also signed at least that often.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        *,
+        queue_max: int = QUEUE_MAX,
+        group_max: int = GROUP_MAX,
+        checkpoint_s: float | None = None,
+    ) -> None:
         self._ledger = ledger
         self._jobs: queue.Queue[_Job | None] = queue.Queue(queue_max)
         self._group_max = group_max
+        self._checkpoint_s = checkpoint_s
+        self._signed_at = time.monotonic()
         self._failure: BaseException | None = None
         self._closed = False
         self._submitting = threading.Lock()
@@ -100,6 +113,7 @@ class BackgroundWriter:
                 result.set_exception(error)
         try:
             self._ledger.commit()
+            self._sign_if_due()
         except Exception as error:  # noqa: BLE001  whatever it is, those who wait must hear of it
             self._failure = error
             for result, _ in appended:
@@ -107,3 +121,8 @@ class BackgroundWriter:
         else:
             for result, index in appended:
                 result.set_result(index)
+
+    def _sign_if_due(self) -> None:
+        if self._checkpoint_s is not None and time.monotonic() - self._signed_at >= self._checkpoint_s:
+            self._ledger.checkpoint()
+            self._signed_at = time.monotonic()

@@ -13,7 +13,7 @@ import secrets
 from dataclasses import dataclass
 from pathlib import Path
 
-from licet.ledger.errors import NotFoundError, StorageError, VerificationError
+from licet.ledger.errors import MissingFileError, NotFoundError, StorageError, VerificationError
 from licet.ledger.files import read_whole, sync_folder, write_whole
 from licet.ledger.records import Digest
 
@@ -59,7 +59,7 @@ class ContentStore:
         """Salt and content, checked against the commitment."""
         try:
             raw = read_whole(self._place(commitment), bytes_max=CONTENT_BYTES_MAX)
-        except NotFoundError as error:
+        except MissingFileError as error:
             raise NotFoundError(f"The content of {commitment.hex()} is not here: erased, or never kept.") from error
         salt, content = raw[:_SALT_BYTES], raw[_SALT_BYTES:]
         if len(salt) != _SALT_BYTES or commit_to(content, salt) != commitment:

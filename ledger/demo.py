@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from licet.ledger.background import BackgroundWriter
 from licet.ledger.content import ContentStore
 from licet.ledger.events import Events
 from licet.ledger.log import Ledger, now_ms
@@ -122,6 +123,15 @@ class Model:
         np.add.at(embedded, (np.arange(n)[:, None, None], contexts), pieces)
         return float(-np.log(picked + 1e-12).mean()), [embedded, *reversed_gradients[::-1]]
 
+    def update(self, weights: Floats, gradients: list[Floats]) -> list[float]:
+        """Apply each example's gradient with its weight in each block; how far each block moved."""
+        moved = []
+        for b, gradient in enumerate(gradients):
+            change = -_LEARNING_RATE * np.tensordot(weights[:, b], gradient, axes=1) / len(gradient)
+            self.parameters[b] += change
+            moved.append(float(np.sqrt((change**2).sum())))
+        return moved
+
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
@@ -133,27 +143,24 @@ class StepResult:
 
 
 def train(
-    ledger: Ledger, content: ContentStore, sources: list[Source], *, steps: int, batch: int = 16
+    ledger: Ledger, content: ContentStore, sources: list[Source], *, steps: int, checkpoint_s: float, batch: int = 16
 ) -> Iterator[StepResult]:
-    """Train, committing to the ledger what every step did."""
+    """Train, recording off this thread what every step did."""
     rng = np.random.default_rng(7)
     model = Model(rng)
     profiles, rows = _admit(ledger, content, sources, model)
     run = ledger.exposure.lineage()[0].run
     windows = np.array([list(text) for _, _, _, text in rows], np.int64)
     refs = np.array([row[:3] for row in rows], np.int64)
-    for step in range(steps):
-        chosen = rng.choice(len(rows), batch, replace=len(rows) < batch)
-        loss, gradients = model.gradients(windows[chosen])
-        weights = np.array([profiles[profile] for profile in refs[chosen, 2].tolist()]) / LEVELS
-        norms = np.stack([np.sqrt((g**2).sum(axis=(1, 2))) for g in gradients], axis=1)
-        deltas = []
-        for b, gradient in enumerate(gradients):
-            change = -_LEARNING_RATE * np.tensordot(weights[:, b], gradient, axes=1) / batch
-            model.parameters[b] += change
-            deltas.append(float(np.sqrt((change**2).sum())))
-        ledger.append_events(
-            Events.of(
+    with BackgroundWriter(ledger, checkpoint_s=checkpoint_s) as writer:
+        recorded = []
+        for step in range(steps):
+            chosen = rng.choice(len(rows), batch, replace=len(rows) < batch)
+            loss, gradients = model.gradients(windows[chosen])
+            weights = np.array([profiles[profile] for profile in refs[chosen, 2].tolist()]) / LEVELS
+            norms = np.stack([np.sqrt((g**2).sum(axis=(1, 2))) for g in gradients], axis=1)
+            deltas = model.update(weights, gradients)
+            events = Events.of(
                 example=refs[chosen, 0],
                 attestation=refs[chosen, 1],
                 profile=refs[chosen, 2],
@@ -161,10 +168,11 @@ def train(
                 slot=np.arange(batch),
                 norms_raw=np.where(weights == 0, np.nan, norms),
             )
-        )
-        ledger.append(StepTaken(Ref(run), step, _LEARNING_RATE, loss, batch, tuple(deltas), now_ms()))
-        ledger.commit()
-        yield StepResult(step, loss, batch)
+            taken = StepTaken(Ref(run), step, _LEARNING_RATE, loss, batch, tuple(deltas), now_ms())
+            recorded.append(writer.submit([events, taken]))
+            yield StepResult(step, loss, batch)
+        for result in recorded:
+            result.result()  # raises what went wrong with any of them
 
 
 def _admit(

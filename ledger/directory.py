@@ -21,8 +21,8 @@ from licet.ledger.errors import (
     FormatError,
     LedgerError,
     LockedError,
+    MissingFileError,
     NotALedgerError,
-    NotFoundError,
     RollbackError,
     StorageError,
 )
@@ -67,7 +67,7 @@ class LogDirectory:
         """Read what this log is."""
         try:
             raw = read_whole(self.description_file, bytes_max=_DESCRIPTION_BYTES_MAX)
-        except (NotFoundError, StorageError) as error:
+        except StorageError as error:
             raise NotALedgerError(
                 f"{self.path} is not a log.",
                 remedy="A log's directory holds ledger.json and db/; `licet init` makes a home with its logs.",
@@ -93,7 +93,7 @@ class LogDirectory:
         """The signed checkpoint beside the database, if there is one."""
         try:
             return read_whole(self.anchor, bytes_max=NOTE_BYTES_MAX)
-        except NotFoundError:
+        except MissingFileError:
             return None
 
     def write_anchor(self, note: bytes) -> None:

@@ -103,6 +103,10 @@ class RemoteError(LicetError):
     """A server that could not be reached, or that answered with something other than what was asked for."""
 
 
+class MissingFileError(StorageError):
+    """A file that was named is not there."""
+
+
 class LimitError(LicetError):
     """More than a documented limit allows."""
 

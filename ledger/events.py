@@ -46,8 +46,8 @@ class Events:
     ) -> Events:
         """Events from plain arrays; single numbers stand for a whole column.
 
-        `norms_raw` [n, blocks] are the norms before the weight; NaN stands where none was computed because the
-        weight is zero.
+        `norms_raw` [n, blocks] are the norms before the weight. Where the profile's weight is zero it does not matter
+        what stands there, NaN for instance; elsewhere NaN is recorded as a norm that overflowed.
         """
         from licet.ledger import kernels  # noqa: PLC0415
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from licet.ledger.errors import LimitError, NotFoundError, StorageError
+from licet.ledger.errors import LimitError, MissingFileError, StorageError
 
 
 def write_whole(path: Path, data: bytes, *, mode: int = 0o644) -> None:
@@ -45,7 +45,7 @@ def read_whole(path: Path, *, bytes_max: int) -> bytes:
         with path.open("rb") as file:
             data = file.read(bytes_max + 1)
     except FileNotFoundError as error:
-        raise NotFoundError(f"There is no file {path}.") from error
+        raise MissingFileError(f"There is no file {path}.", remedy="Check the path.") from error
     except OSError as error:
         raise StorageError(f"{path} could not be read: {error.strerror or error}.") from error
     if len(data) > bytes_max:

@@ -33,6 +33,7 @@ _BATCH_KEYS = 20_000
 
 def fsck(path: Path, key: VerifierKey, *, older: bytes | None = None, progress: Progress | None = None) -> Report:
     """Verify a log's directory, its indexes included. Works beside a running writer."""
+    anchor = LogDirectory(path).read_anchor()  # before the log, which may be growing
     with LogReader.open(path) as log:
         note = log.latest_checkpoint()
         if note is None:
@@ -42,6 +43,8 @@ def fsck(path: Path, key: VerifierKey, *, older: bytes | None = None, progress: 
         check = IndexCheck(log)
         report = verify(log, note, key, older=older, observers=[check], progress=progress)
         check.finish()
+        if anchor is not None:
+            log.check_anchor(anchor)
         return report.with_checked("indexes")
 
 

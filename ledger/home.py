@@ -38,7 +38,6 @@ class Settings(BaseModel):
 
     name: str = Field(default="licet.local", description="prefix of the logs' origins, as example.org/models")
     checkpoint_s: float = Field(default=10.0, gt=0, description="a busy log is signed at least this often")
-    mirror_interval_s: float = Field(default=10.0, gt=0, description="how often `mirror --follow` looks")
 
 
 @dataclass(frozen=True, slots=True)

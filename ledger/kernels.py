@@ -202,7 +202,7 @@ def siblings(hashes: Any, at: int) -> Any:
 
 @_jit
 def encode_norms(values: Any, bits: Any) -> Any:
-    """The codes of norms [n, blocks], as `norms.encode`; NaN, a norm that was not computed, counts as zero.
+    """The codes of norms [n, blocks], as `norms.encode`.
 
     `bits` are the doubles of `values`, seen as integers.
     """
@@ -214,7 +214,7 @@ def encode_norms(values: Any, bits: Any) -> Any:
             mantissa = np.int64(bits[i, b] & _FRACTION)
             shift = exponent + UNIT_BITS - 10
             if exponent == 1024:
-                code = NOT_FINITE if mantissa == 0 else 0
+                code = NOT_FINITE
             elif shift >= 0:
                 # Ten bits of the fraction stay, rounded half to even; a carry runs into the exponent, as it should.
                 half = (mantissa >> 42) & 1

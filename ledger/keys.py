@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from licet.ledger.errors import FormatError, KeyFileError, NotFoundError
+from licet.ledger.errors import FormatError, KeyFileError, MissingFileError
 from licet.ledger.files import read_whole, write_whole
 from licet.ledger.note import SigningKey, VerifierKey, check_key_name, verify_ed25519
 
@@ -46,7 +46,9 @@ def load_key(path: Path, passphrase: str | None = None) -> SigningKey:
     try:
         mode = stat.S_IMODE(path.stat().st_mode)
     except OSError as error:
-        raise NotFoundError(f"There is no key file {path}.", remedy="`licet init` makes the keys of a home.") from error
+        raise MissingFileError(
+            f"There is no key file {path}.", remedy="`licet init` makes the keys of a home."
+        ) from error
     if mode & 0o077 and os.name == "posix":
         raise KeyFileError(
             f"{path} can be read by others (mode {mode:o}).",

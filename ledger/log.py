@@ -28,13 +28,12 @@ from licet.ledger.errors import (
     LedgerError,
     LicetError,
     LimitError,
-    RollbackError,
     StorageError,
 )
 from licet.ledger.events import Events, Ints, ProfileTable
 from licet.ledger.files import sync_folder, write_whole
 from licet.ledger.keys import rotation_statement
-from licet.ledger.note import Checkpoint, SigningKey, VerifierKey, open_checkpoint
+from licet.ledger.note import Checkpoint, SigningKey
 from licet.ledger.order import Order
 from licet.ledger.reader import LogReader
 from licet.ledger.records import (
@@ -185,25 +184,15 @@ class Ledger(LogReader):
                 f"The key {self.key.verifier} is not the one that signs {self.origin} now, {keys[-1]}.",
                 remedy="Open it with its current key; after an interrupted rotation that is keys/*.key.new.",
             )
-        self._check_anchor(keys)
+        self._check_own_anchor()
 
-    def _check_anchor(self, keys: Sequence[VerifierKey]) -> None:
+    def _check_own_anchor(self) -> None:
         note = self.directory.read_anchor()
         if note is None:
             if self.latest_checkpoint() is not None:
                 raise self.directory.missing_anchor()
             return
-        anchor = open_checkpoint(note, keys, origin=self.origin)
-        if anchor.size > self.size:
-            raise RollbackError(
-                f"{self.directory.path} has {self.size} entries, but {anchor.size} were signed: it was rolled back.",
-                remedy="Restore the newest copy, or rebuild the log from a mirror.",
-            )
-        if self.root_at(anchor.size) != anchor.root:
-            raise RollbackError(
-                f"The first {anchor.size} entries of {self.directory.path} are not those that were signed.",
-                remedy="Restore the true copy, or rebuild the log from a mirror; keep this one as evidence.",
-            )
+        self.check_anchor(note)
 
     def close(self) -> None:
         """Give the log up. What was appended and not committed is dropped."""
@@ -318,11 +307,12 @@ class Ledger(LogReader):
         lengths = np.concatenate([item.lengths for item in pending])
         offsets = np.zeros(len(lengths) + 1, np.int64)
         np.cumsum(lengths, out=offsets[1:])
-        edge, finished = self._edge.extended(tree.leaf_hashes(data, offsets))
+        leaves = tree.leaf_hashes(data, offsets)
+        edge, finished = self._edge.extended(leaves)
         head = Head(edge.size, edge.root())
 
         batch = self._store.batch()
-        for key, value in chunks.split(first, data, lengths):
+        for key, value in chunks.split(first, data, lengths, leaves):
             batch.put(Table.ENTRIES, key, value)
         for level, start, hashes in finished:
             for i, row in enumerate(hashes):

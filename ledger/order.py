@@ -174,19 +174,19 @@ class _Admissions:
 
     def _attestations_of(self, examples: Ints) -> Ints:
         known = self._table[0, : self._count]
-        if not self._count or examples.min() < known[0]:
-            return np.fromiter((self._attestation_of(ref) for ref in examples.tolist()), np.int64, len(examples))
-        places = np.minimum(np.searchsorted(known, examples), self._count - 1)
-        found: Ints = np.where(known[places] == examples, self._table[1, places], _NOT_ATTESTED)
+        found: Ints = np.full(len(examples), _NOT_ATTESTED, np.int64)
+        if self._count:
+            places = np.minimum(np.searchsorted(known, examples), self._count - 1)
+            found = np.where(known[places] == examples, self._table[1, places], _NOT_ATTESTED)
+        earlier = np.flatnonzero(examples < known[0]) if self._count else np.arange(len(examples))
+        if len(earlier):
+            found[earlier] = [self._earlier_attestation_of(ref) for ref in examples[earlier].tolist()]
         return found
 
-    def _attestation_of(self, example: int) -> int:
-        known = self._table[0, : self._count]
-        place = int(np.searchsorted(known, example))
-        if place < self._count and known[place] == example:
-            return int(self._table[1, place])
-        if example not in self._earlier:
+    def _earlier_attestation_of(self, example: int) -> int:
+        known = self._earlier.get(example)
+        if known is None:
             admitted = self._log.record(example) if example < self._log.size else None
             attested = admitted.attestation if isinstance(admitted, ExampleAdmitted) else None
-            self._earlier[example] = _NOT_ATTESTED if attested is None else attested
-        return self._earlier[example]
+            known = self._earlier[example] = _NOT_ATTESTED if attested is None else attested
+        return known

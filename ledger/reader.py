@@ -12,7 +12,7 @@ from typing import Self
 from licet.ledger.directory import Description, LogDirectory
 from licet.ledger.errors import RollbackError
 from licet.ledger.exposure import Exposure
-from licet.ledger.note import VerifierKey
+from licet.ledger.note import VerifierKey, open_checkpoint
 from licet.ledger.records import KeyRotated
 from licet.ledger.store import Store
 from licet.ledger.succession import Succession
@@ -49,6 +49,16 @@ class LogReader(View):
         for index, rotation in self.all_of(KeyRotated):
             succession.rotate(index, rotation)
         return succession.keys
+
+    def check_anchor(self, note: bytes) -> None:
+        """Raise unless this log holds what `note`, a checkpoint of it that was signed before, stands for."""
+        anchor = open_checkpoint(note, self.verifier_keys(), origin=self.origin)
+        if anchor.size > self.size or self.root_at(anchor.size) != anchor.root:
+            raise RollbackError(
+                f"{self.directory.path} does not hold the {anchor.size} entries that were signed last: it was rolled "
+                f"back to {self.size}, or altered.",
+                remedy="Restore the newest copy, or make the log anew from a mirror with `licet ledger restore`.",
+            )
 
     def refresh(self) -> bool:
         """Move on to what was committed since; whether there was anything."""

@@ -70,7 +70,7 @@ class LogOpened(Record, kind=1):
 
 @dataclass(frozen=True, slots=True)
 class KeyRotated(Record, kind=2):
-    """From here on another key signs. Both keys sign `note.rotation_statement`: the old agrees, the new exists."""
+    """From here on another key signs. Both keys sign `keys.rotation_statement`: the old agrees, the new exists."""
 
     old_key: str
     new_key: str

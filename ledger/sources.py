@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Protocol
 
-from licet.ledger.errors import LimitError, NotFoundError, RemoteError
+from licet.ledger.errors import LimitError, MissingFileError, RemoteError
 from licet.ledger.files import read_whole
 from licet.ledger.web import Patience, check_url, get
 
@@ -35,7 +35,7 @@ class DirectoryTiles:
     def fetch(self, path: str, bytes_max: int) -> bytes | None:
         try:
             return read_whole(self.root / path, bytes_max=bytes_max)
-        except NotFoundError:
+        except MissingFileError:
             return None
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -82,6 +83,7 @@ def progress(what: str) -> Iterator[Callable[[int, int], None]]:
 
 def run(command: Callable[[], Any], *, as_json: bool) -> NoReturn:
     """Run a command line to its exit code."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that what was opened is closed
     try:
         code = command()
         sys.stdout.flush()

@@ -154,6 +154,8 @@ def _take(
     leaves = tree.leaf_hashes(chunk.data, chunk.offsets)
     if leaf_tiles:
         _compare(leaves, source.hashes(0, chunk.first, len(leaves)), chunk.first)
+    elif chunk.marks is not None:
+        _compare(leaves[:, : chunk.marks.shape[1]], chunk.marks, chunk.first)
     piece = replay.read(chunk)
     edge, finished = edge.extended(leaves)
     for level, start, hashes in finished:

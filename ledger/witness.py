@@ -27,7 +27,7 @@ from licet.ledger.errors import (
     LicetError,
     LimitError,
     LockedError,
-    NotFoundError,
+    MissingFileError,
     ProofError,
     RemoteError,
     RollbackError,
@@ -215,7 +215,7 @@ class Witness:
     def _last_note(self, origin: str) -> bytes | None:
         try:
             return read_whole(self._state(origin), bytes_max=REQUEST_BYTES_MAX)
-        except NotFoundError:
+        except MissingFileError:
             return None
         except LimitError as error:
             raise CorruptError(error.message, remedy="Restore the witness's state from a backup.") from error

@@ -78,9 +78,10 @@ def _train(home: Home, claims: _Claims) -> None:
     if not sources:
         raise NotFoundError("No installed distribution has a description to learn from.")
     claims.tell(f"1. Train on {len(sources)} installed Python packages, each under its own licence")
+    every = next(setting.value for setting in home.settings() if setting.name == "checkpoint_s")
     losses, events, started = [], 0, time.perf_counter()
     with home.open_log("training") as ledger, terminal.progress("training") as bar:
-        for result in run.train(ledger, home.content, sources, steps=_STEPS):
+        for result in run.train(ledger, home.content, sources, steps=_STEPS, checkpoint_s=every):
             losses.append(result.loss)
             events += result.events
             bar(result.step + 1, _STEPS)
@@ -107,6 +108,8 @@ def _ask(home: Home, claims: _Claims) -> None:
                 claims.tell(f"   {confined.name:<20} → {b.block:<10} {b.magnitude:10.4f}  in {b.events} events")
             deep = [row.total for row in blocks if row.block not in run.SURFACE]
             claims.claim(f"nothing of {confined.name} reached a block below the surface", not any(deep))
+        else:
+            claims.tell("   Every package here has a permissive licence, so none is confined.")
 
 
 def _prove(home: Home, place: Path, claims: _Claims) -> None:
@@ -153,16 +156,20 @@ def _attack(home: Home, place: Path, claims: _Claims) -> None:
     raw[len(raw) // 2] ^= 0x01
     bundle.write_bytes(raw)
     claims.claim("an altered entry in a mirror is found and named", _names_entry(tiles, key, claims))
-    copy = place / "older"
-    shutil.copytree(path, copy)
-    with home.open_log("training") as ledger:
+    attacked = Home(place / "attacked")
+    shutil.copytree(home.path, attacked.path)
+    database = attacked.log("training")
+    shutil.copytree(database, place / "older")
+    with attacked.open_log("training") as ledger:
         ledger.append(Anchored(ledger.origin, report.size, Digest(report.root), b"", now_ms()))
         ledger.checkpoint()
-    shutil.rmtree(path)
-    copy.rename(path)
+    shutil.rmtree(database)
+    (place / "older").rename(database)
     claims.claim(
-        "an older copy put in the log's place is refused", _refuses(lambda: home.open_log("training"), RollbackError)
+        "an older copy put in the log's place is refused",
+        _refuses(lambda: attacked.open_log("training"), RollbackError),
     )
+    shutil.rmtree(attacked.path)
 
 
 def _names_entry(tiles: Path, key: VerifierKey, claims: _Claims) -> bool:

@@ -19,6 +19,7 @@ for command in (
     publish.verify,
     publish.export,
     publish.mirror,
+    publish.restore,
     upkeep.fsck,
     upkeep.checkpoint,
     upkeep.key,

@@ -10,6 +10,7 @@ import typer
 from licet.ledger import export as tile_export
 from licet.ledger import fsck, proof, terminal
 from licet.ledger import mirror as tile_mirror
+from licet.ledger import restore as rebuild
 from licet.ledger.cli.options import (
     AsJson,
     HomeOption,
@@ -29,18 +30,27 @@ from licet.ledger.tileview import TileView
 from licet.ledger.verify import Report
 from licet.ledger.verify import verify as verify_entries
 
+NoteOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--checkpoint", help="The signed checkpoint to use, cosigned by witnesses perhaps. Default: the newest."
+    ),
+]
+
 
 def prove(
     log: LogArgument,
     index: Annotated[int, typer.Argument(help="The entry to prove.")],
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Where to write it. Default: stdout.")] = None,
     bare: Annotated[bool, typer.Option("--bare", help="Leave the entry itself out.")] = False,
+    checkpoint: NoteOption = None,
     home: HomeOption = None,
     as_json: AsJson = False,
 ) -> None:
     """Prove that an entry stands in the log: a receipt that `licet receipt verify` checks offline."""
     with read_log(log, home) as view:
-        made = proof.make_proof(view, index) if bare else proof.make_receipt(view, index)
+        note = read_note(checkpoint)
+        made = proof.make_proof(view, index, note) if bare else proof.make_receipt(view, index, note)
     file = made.format()
     if output is not None:
         write_whole(output, file)
@@ -69,12 +79,13 @@ def verify(
 def export(
     log: LogArgument,
     directory: Annotated[Path, typer.Argument(help="Where the tiles go; any web server can serve it.")],
+    checkpoint: NoteOption = None,
     home: HomeOption = None,
     as_json: AsJson = False,
 ) -> None:
     """Write the log out as static tiles (C2SP tlog-tiles); run again, it adds what is new."""
     with read_log(log, home) as view, terminal.progress("exporting tiles") as bar:
-        exported = tile_export.export(view, directory, progress=bar)
+        exported = tile_export.export(view, directory, read_note(checkpoint), progress=bar)
     terminal.show_result(terminal.plain(exported), _held(directory, exported), as_json=as_json)
 
 
@@ -134,3 +145,17 @@ def mirror(
             tile_mirror.follow(tiles, directory, trusted, interval_s=interval_s, report=report, progress=bar)
         else:
             report(tile_mirror.mirror(tiles, directory, trusted, progress=bar))
+
+
+def restore(
+    source: Annotated[str, typer.Argument(help="A mirror or export of the log: a directory or a URL.")],
+    directory: Annotated[Path, typer.Argument(help="The log to make, as HOME/logs/training. It must not be there.")],
+    key: Annotated[str, typer.Option("--key", help="The log's verifier key, or a file that holds it.")],
+    as_json: AsJson = False,
+) -> None:
+    """Make a lost log anew from a mirror, verified first; whoever has its key can go on with it."""
+    trusted = verifier_key(key, source, None)
+    with terminal.progress("restoring") as bar:
+        report = rebuild.restore(TileView(open_source(source)), directory, trusted, progress=bar)
+    text = f"{directory} holds the {report.size} entries of {report.origin} that the mirror had."
+    terminal.show_result(terminal.plain(report), text, as_json=as_json)

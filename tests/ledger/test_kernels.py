@@ -190,9 +190,9 @@ def test_events_that_cannot_be_written_are_refused(field, value):
         Events.of(**{**good, field: value})
 
 
-def test_a_norm_that_was_not_computed_counts_as_nothing():
+def test_a_norm_that_is_no_number_is_recorded_as_overflow():
     batch = Events.of(example=1, attestation=2, profile=3, step=0, slot=0, norms_raw=[[np.nan, np.inf, 1.0, 0.0]])
-    assert batch.codes.tolist() == [[0, norms.NOT_FINITE, norms.encode([1.0])[0], 0]]
+    assert batch.codes.tolist() == [[norms.NOT_FINITE, norms.NOT_FINITE, norms.encode([1.0])[0], 0]]
 
 
 def test_profiles_of_different_widths_are_not_mixed():

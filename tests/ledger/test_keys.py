@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from licet.ledger import keys
-from licet.ledger.errors import KeyFileError, LimitError, NotFoundError, SignatureError, StorageError
+from licet.ledger.errors import KeyFileError, LimitError, MissingFileError, SignatureError, StorageError
 from licet.ledger.note import SigningKey
 
 ORIGIN = "example.org/log"
@@ -102,7 +102,7 @@ def test_an_existing_key_is_never_overwritten(file, key):
 
 
 def test_a_missing_file_is_said_to_be_missing(file):
-    with pytest.raises(NotFoundError) as caught:
+    with pytest.raises(MissingFileError) as caught:
         keys.load_key(file)
     _says_what_to_do(caught)
 

@@ -1,12 +1,7 @@
-"""No byte of an exported log can be changed, added or removed without verification noticing.
-
-Every position is tried with LICET_TORTURE=full; otherwise every one of the small files, and every eleventh of the two
-large ones, beginning somewhere else for each file.
-"""
+"""No byte of an exported log can be changed, added or removed without verification noticing."""
 
 from __future__ import annotations
 
-import os
 import random
 
 import pytest
@@ -18,7 +13,6 @@ from licet.ledger.tileview import TileView
 from licet.ledger.verify import Report, verify
 from tests.ledger.logs import training_log
 
-FULL = os.environ.get("LICET_TORTURE") == "full"
 KEY = SigningKey.generate("example.org/log")
 FILES = (
     "checkpoint",
@@ -65,14 +59,12 @@ def test_the_log_as_it_is_verifies(exported):
     assert _verified(exported).size == 260
 
 
-@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("name", FILES)
 def test_every_changed_byte_is_noticed(exported, name):
     chance = random.Random(name)
     raw = exported[name]
-    every = 1 if FULL or len(raw) < 1000 else 11
     unnoticed = []
-    for at in range(chance.randrange(every), len(raw), every):
+    for at in range(len(raw)):
         changed = raw[:at] + bytes([raw[at] ^ chance.randrange(1, 256)]) + raw[at + 1 :]
         try:
             _verified({**exported, name: changed})
