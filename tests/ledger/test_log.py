@@ -1043,9 +1043,7 @@ def test_a_read_only_disk_can_be_read_and_not_written(small_disk, key):
         _assert_whole(reader)
 
 
-def test_a_disk_that_turns_read_only_stops_the_log_or_not_but_loses_nothing(small_disk, key):
-    """Files that are open keep a disk from being remounted, so a bind mount of the anchor's folder refuses instead."""
-    path = small_disk / "log"
+def test_an_anchor_that_cannot_be_written_stops_the_signing_and_nothing_else(path, key):
     with Ledger.create(path, key) as ledger:
         before = LogDirectory(path).anchor.read_bytes()
         anchor = LogDirectory(path).anchor
