@@ -80,8 +80,10 @@ def decode(entry: bytes) -> Record | Opaque:
         return Opaque(entry[0], entry[1], entry[2:])
     try:
         record, end = _coder(cls).read(entry, 2)
-    except IndexError as error:
+    except (IndexError, struct.error) as error:
         raise _cut_short() from error
+    except UnicodeDecodeError as error:
+        raise FormatError("A text in this entry is not UTF-8.") from error
     if end != len(entry):
         raise FormatError(f"This {cls.__name__} has {len(entry) - end} bytes too many.")
     assert isinstance(record, Record)
@@ -119,7 +121,13 @@ def _struct_reader(cls: type, kinds: list[Any]) -> Callable[[bytes, int], tuple[
     It is put together as source text, because a log is read record by record by the million, and a call for each
     field would take three times as long. Only types that are frequent are spelled out; the others are called.
     """
-    names: dict[str, Any] = {"cls": cls, "cut_short": _cut_short, "bad_flag": _bad_flag, "whole": int.from_bytes}
+    names: dict[str, Any] = {
+        "cls": cls,
+        "cut_short": _cut_short,
+        "bad_flag": _bad_flag,
+        "whole": int.from_bytes,
+        "double": _DOUBLE.unpack_from,
+    }
     lines = ["def read(raw, at):"]
     for i, kind in enumerate(kinds):
         lines += ["    " + line for line in _read_statements(kind, f"v{i}", names)]
@@ -152,7 +160,25 @@ def _read_statements(kind: Any, name: str, names: dict[str, Any]) -> list[str]:
     called = f"{name}, at = read_{name}(raw, at)"
     if kind in (int, records.ClaimedMs):
         return [f"if raw[at] < 0x80: {name} = raw[at]; at += 1", f"else: {called}"]
+    if kind is float:
+        # Neither NaN nor a zero passes here: what may be wrong with them is looked at by the function.
+        return [f"{name} = double(raw, at)[0]", f"if {name} > 0 or {name} < 0: at += 8", f"else: {called}"]
+    if kind is str:
+        short = f"{name} = str(raw[at + 1 : at + 1 + raw[at]], 'utf-8'); at += 1 + raw[at]"
+        return ["if raw[at] < 0x80: " + short, f"else: {called}"]
+    if get_origin(kind) is tuple:
+        return [f"if raw[at] == 0: {name} = (); at += 1", f"else: {called}"]
+    if isinstance(kind, type) and issubclass(kind, StrEnum):
+        names[f"known_{name}"] = {_spelled(member): member for member in kind}
+        found = f"{name} = known_{name}.get(raw[at : at + 1 + raw[at]])"
+        return [found, f"if {name} is None: {called}", "else: at += 1 + raw[at]"]
     return [called]
+
+
+def _spelled(member: StrEnum) -> bytes:
+    out = bytearray()
+    _write_str(out, member.value)
+    return bytes(out)
 
 
 def _fixed_coder(kind: Any) -> _Coder:

@@ -92,6 +92,11 @@ class Replay:
 
     def _take_in(self, index: int, record: Record | Opaque) -> None:
         match record:
+            case ExampleAdmitted():
+                if record.attestation is not None and record.attestation not in self.attestations:
+                    raise FormatError("It refers to an attestation that was not mentioned before it.")
+                self._admitted.append(index)
+                self._attested.append(_NO_REF if record.attestation is None else record.attestation)
             case LogOpened():
                 if index:
                     raise FormatError("A log opens with its first entry only.")
@@ -109,11 +114,6 @@ class Replay:
                 self._levels[index] = np.array(record.levels, np.int16)
             case AttestationMentioned():
                 self.attestations[index] = record
-            case ExampleAdmitted():
-                if record.attestation is not None and record.attestation not in self.attestations:
-                    raise FormatError("It refers to an attestation that was not mentioned before it.")
-                self._admitted.append(index)
-                self._attested.append(_NO_REF if record.attestation is None else record.attestation)
             case _:
                 if index == 0:
                     raise FormatError("The first entry of a log says that it was opened.")
