@@ -176,7 +176,10 @@ class _Admissions:
         known = self._table[0, : self._count]
         found: Ints = np.full(len(examples), _NOT_ATTESTED, np.int64)
         if self._count:
-            places = np.minimum(np.searchsorted(known, examples), self._count - 1)
+            if known[-1] - known[0] == self._count - 1:  # admitted in a row, as they mostly are: no need to search
+                places = np.clip(examples - known[0], 0, self._count - 1)
+            else:
+                places = np.minimum(np.searchsorted(known, examples), self._count - 1)
             found = np.where(known[places] == examples, self._table[1, places], _NOT_ATTESTED)
         earlier = np.flatnonzero(examples < known[0]) if self._count else np.arange(len(examples))
         if len(earlier):

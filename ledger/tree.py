@@ -62,15 +62,30 @@ def root_of(hashes: Hashes) -> bytes:
 def _parents(nodes: list[bytes]) -> list[bytes]:
     """One level up; a last node without a sibling rises as it is."""
     odd = nodes[len(nodes) & ~1 :]
-    return [hashlib.sha256(b"\x01" + a + b).digest() for a, b in zip(nodes[::2], nodes[1::2], strict=False)] + odd
+    return [_parent(a, b) for a, b in zip(nodes[::2], nodes[1::2], strict=False)] + odd
+
+
+def _parent(left: bytes, right: bytes) -> bytes:
+    return hashlib.sha256(b"\x01" + left + right).digest()
 
 
 class Edge:
-    """The unfinished right edge: at each tile level, the nodes that have no parent yet."""
+    """The unfinished right edge: at each tile level, the nodes that have no parent yet.
 
-    def __init__(self, size: int = 0, tails: list[Hashes] | None = None) -> None:
+    Beside them stand the *peaks*, the roots of the largest whole subtrees above the tiles, from left to right with
+    their heights. A new tile touches one or two of them, and the root follows from all in a few hashes.
+    """
+
+    def __init__(
+        self, size: int = 0, tails: list[Hashes] | None = None, peaks: tuple[tuple[int, bytes], ...] | None = None
+    ) -> None:
         self.size = size
         self._tails = tails if tails is not None else [_none()]
+        if peaks is None:
+            peaks = ()
+            for level in range(len(self._tails) - 1, 0, -1):
+                peaks = _raised(peaks, TILE_BITS * level, self._tails[level])
+        self._peaks = peaks
 
     @classmethod
     def load(cls, size: int, nodes: NodeSource) -> Edge:
@@ -104,17 +119,30 @@ class Edge:
             new = np.frombuffer(b"".join(root_of(row[i : i + TILE]) for i in range(0, whole, TILE)), np.uint8).reshape(
                 -1, 32
             )
-        return Edge(self.size + len(leaves), tails), [run for run in finished if len(run[2])]
+        peaks = self._peaks
+        for level_of, _, nodes in finished:
+            if level_of == 1:
+                peaks = _raised(peaks, TILE_BITS, nodes)
+        return Edge(self.size + len(leaves), tails, peaks), [run for run in finished if len(run[2])]
 
     def root(self) -> bytes:
         if not self.size:
             return EMPTY_ROOT
-        partial = _none()
-        for tail in self._tails:
-            row = np.concatenate([tail, partial])
-            if len(row):
-                partial = np.frombuffer(root_of(row), np.uint8).reshape(1, 32)
-        return partial.tobytes()
+        root = root_of(self._tails[0]) if len(self._tails[0]) else b""
+        for _, peak in reversed(self._peaks):
+            root = _parent(peak, root) if root else peak
+        return root
+
+
+def _raised(peaks: tuple[tuple[int, bytes], ...], height: int, nodes: Hashes) -> tuple[tuple[int, bytes], ...]:
+    """The peaks after more nodes of one height: two of a height become one of the next."""
+    row = list(peaks)
+    for node in nodes:
+        row.append((height, node.tobytes()))
+        while len(row) > 1 and row[-1][0] == row[-2][0]:
+            (at, right), (_, left) = row.pop(), row.pop()
+            row.append((at + 1, _parent(left, right)))
+    return tuple(row)
 
 
 def root_at(size: int, nodes: NodeSource) -> bytes:
