@@ -123,6 +123,8 @@ class BackgroundWriter:
                 result.set_result(index)
 
     def _sign_if_due(self) -> None:
-        if self._checkpoint_s is not None and time.monotonic() - self._signed_at >= self._checkpoint_s:
+        if self._checkpoint_s is None or self._ledger.key is None:
+            return
+        if time.monotonic() - self._signed_at >= self._checkpoint_s:
             self._ledger.checkpoint()
             self._signed_at = time.monotonic()

@@ -109,3 +109,15 @@ def test_a_refused_batch_takes_back_what_it_declared(ledger):
     assert ledger.append(Opaque(200, 1, b"")) == size
     with pytest.raises(LicetError):
         ledger.exposure.source_of(size)
+
+
+def test_a_log_that_is_written_to_is_signed_when_due(ledger, path):
+    with BackgroundWriter(ledger, checkpoint_s=0.0) as writer:
+        writer.submit([mention(1)]).result(30)
+        size = ledger.size
+        writer.flush()
+        assert max(signed for signed, _ in ledger.checkpoint_notes()) == size
+    with BackgroundWriter(ledger, checkpoint_s=3600.0) as writer:
+        writer.submit([mention(2)]).result(30)
+        writer.flush()
+        assert max(signed for signed, _ in ledger.checkpoint_notes()) == size

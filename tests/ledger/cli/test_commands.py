@@ -168,6 +168,9 @@ def test_export_mirror_over_http_and_verify(trained, tmp_path):
     assert licet("ledger", "verify", copy, "--key", key).code == 0
     assert licet("ledger", "mirror", copy, tmp_path / "third", "--key", key).code == 0
     assert licet("ledger", "verify", tmp_path, "--key", key).code == 2
+    assert licet("ledger", "restore", copy, tmp_path / "again", "--key", key).code == 0
+    assert licet("ledger", "verify", tmp_path / "again", "--key", key, "--json").json["checked"][-1] == "indexes"
+    assert licet("ledger", "restore", copy, tmp_path / "again", "--key", key).code == 2
 
 
 def test_fsck_and_repair(home):
@@ -254,6 +257,15 @@ def test_witness(home, tmp_path):
             body, signatures = split_note(result.out.encode())
             assert Checkpoint.parse(body).origin == "example.org/acme/registry"
             assert [s.name for s in signatures] == ["example.org/acme/registry", "example.org/witness"]
+            note, receipt = tmp_path / "note", tmp_path / "receipt"
+            note.write_text(result.out)
+            prove = ("ledger", "prove", "registry", 0, "-o", receipt)
+            checked = ("receipt", "verify", receipt, "--key", home.public_key_file("registry"))
+            checked += ("--witness", witness_key, "--witnesses-min", 1)
+            assert licet(*prove, home=home.path).code == 0
+            assert licet(*checked).code == 1
+            assert licet(*prove, "--checkpoint", note, home=home.path).code == 0
+            assert licet(*checked).code == 0
         finally:
             server.send_signal(signal.SIGTERM)
     assert server.returncode == 0
