@@ -121,6 +121,10 @@ class Store:
             cursor.next()
         _guarded(self._path, cursor.status)
 
+    def count(self, table: Table) -> int:
+        """How many keys a table holds, by going through all of them."""
+        return _guarded(self._path, lambda: sum(1 for _ in self._views[table].keys()))  # noqa: SIM118  no mapping
+
     def last_at_or_before(self, table: Table, key: bytes) -> tuple[bytes, bytes] | None:
         """The entry with the greatest key that is not greater than `key`."""
         cursor = _guarded(self._path, self._views[table].iter)

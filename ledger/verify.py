@@ -12,6 +12,7 @@ A failure names the first bad entry. `fsck.py` does the fifth.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -91,8 +92,8 @@ def verify(
     replay = Replay()
     roots = {0: tree.EMPTY_ROOT}
     edge = tree.Edge()
-    for chunk in pieces(source, stops={checkpoint.size, *([kept.size] if kept else [])}):
-        edge = _take(chunk, edge, source, replay, observers, leaf_tiles=leaf_tiles)
+    for chunk, leaves in _hashed(pieces(source, stops={checkpoint.size, *([kept.size] if kept else [])})):
+        edge = _take(chunk, leaves, edge, source, replay, observers, leaf_tiles=leaf_tiles)
         if edge.size in (checkpoint.size, kept.size if kept else -1):
             roots[edge.size] = edge.root()
         if progress is not None:
@@ -146,12 +147,30 @@ def _gathered(chunks: Iterable[Chunk]) -> Iterator[Chunk]:
         yield concatenated(held)
 
 
+def _hashed(chunks: Iterable[Chunk]) -> Iterator[tuple[Chunk, Hashes]]:
+    """Each piece with its leaf hashes; the next piece is being hashed on another core meanwhile."""
+    with ThreadPoolExecutor(1, thread_name_prefix="licet-hash") as pool:
+        ahead: tuple[Chunk, Future[Hashes]] | None = None
+        for chunk in chunks:
+            now, ahead = ahead, (chunk, pool.submit(tree.leaf_hashes, chunk.data, chunk.offsets))
+            if now is not None:
+                yield now[0], now[1].result()
+        if ahead is not None:
+            yield ahead[0], ahead[1].result()
+
+
 def _take(
-    chunk: Chunk, edge: tree.Edge, source: Source, replay: Replay, observers: Sequence[Observer], *, leaf_tiles: bool
+    chunk: Chunk,
+    leaves: Hashes,
+    edge: tree.Edge,
+    source: Source,
+    replay: Replay,
+    observers: Sequence[Observer],
+    *,
+    leaf_tiles: bool,
 ) -> tree.Edge:
     """Check one piece and add it to the tree."""
     runs = len(replay.runs)
-    leaves = tree.leaf_hashes(chunk.data, chunk.offsets)
     if leaf_tiles:
         _compare(leaves, source.hashes(0, chunk.first, len(leaves)), chunk.first)
     elif chunk.marks is not None:

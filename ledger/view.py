@@ -193,6 +193,9 @@ class View(ProvableLog):
     def get_many(self, table: Table, keys: list[bytes]) -> list[bytes | None]:
         return self._store.get_many(table, keys)
 
+    def count(self, table: Table) -> int:
+        return self._store.count(table)
+
     def scan(self, table: Table, start: bytes, stop: bytes) -> Iterator[tuple[bytes, bytes]]:
         return self._store.scan(table, start, stop)
 
