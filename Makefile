@@ -50,6 +50,7 @@ torture: setup ## kill, corrupt and starve a ledger, at length
 	LICET_TORTURE=full $(PYTEST) tests/ledger -m torture $(ARGS)
 
 fuzz: setup ## feed mutated input to every parser
+	@$(BIN)/python -c 'import atheris' 2>/dev/null || $(BIN)/python -m pip install -q --no-deps --require-hashes -r requirements/fuzz.txt
 	$(BIN)/python -m tests.fuzz $(ARGS)
 
 lock: setup ## remake requirements/cpu.txt from requirements/cpu.in

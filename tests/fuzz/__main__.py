@@ -57,7 +57,10 @@ def main() -> int:
     try:
         import atheris  # noqa: F401
     except ImportError:
-        print("Fuzzing needs atheris: `.venv/bin/python -m pip install atheris`.", file=sys.stderr)
+        print(
+            "Fuzzing needs atheris: `make fuzz` installs it, or `.venv/bin/python -m pip install atheris`.",
+            file=sys.stderr,
+        )
         print("Without it, tests/ledger/test_parsers.py tries the same targets at random.", file=sys.stderr)
         return 2
     if arguments.here:
