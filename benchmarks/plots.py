@@ -16,7 +16,7 @@ def plot_growth(rows: list[dict[str, Any]], path: Path) -> None:
     matplotlib.rcParams["svg.hashsalt"] = "licet"  # the same rows give the same file
     import matplotlib.pyplot as plt
 
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.6))
+    figure, (left, right) = plt.subplots(1, 2, figsize=(12, 3.6))
     growth = [row for row in rows if row["what"] == "append growth"]
     left.plot(*_points(growth, "events_per_s"), marker="o", color="tab:blue")
     left.set(
@@ -28,7 +28,7 @@ def plot_growth(rows: list[dict[str, Any]], path: Path) -> None:
         line = right.plot(*_points(asked, "p50_ms"), style, label=f"{question}, median")
         right.plot(*_points(asked, "p99_ms"), style[0] + ":", color=line[0].get_color(), label="99th percentile")
     right.set(xscale="log", yscale="log", title="questions to the writer", xlabel="events", ylabel="milliseconds")
-    right.legend(fontsize=7)
+    right.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     for axes in (left, right):
         axes.grid(visible=True, which="both", alpha=0.25)
     figure.tight_layout()
