@@ -85,7 +85,7 @@ def _run(folder: Path, shape: Shape, peer_events: int) -> list[dict[str, Any]]:
     shutil.rmtree(folder / "training")
     for blocks in (8, 64):
         small = Shape(min(shape.events, 1_000_000), examples=min(shape.examples, 100_000), blocks=blocks)
-        with _make(folder / f"blocks{blocks}", small) as bench:
+        with _Bench(folder / f"blocks{blocks}", small) as bench:
             before = bench.size_on_disk()
             for step in workload.steps(small):
                 bench.append(step)
@@ -158,10 +158,6 @@ class _Bench:
         self.ledger.close()
 
 
-def _make(path: Path, shape: Shape) -> _Bench:
-    return _Bench(path, shape)
-
-
 def _digest(kind: str, number: int) -> Digest:
     return Digest(workload.digest(kind, number))
 
@@ -173,11 +169,11 @@ def _peers(folder: Path, shape: Shape, count: int) -> list[dict[str, Any]]:
     """Licet and each peer over the same first events, one after another."""
     part = Shape(count - count % shape.batch, shape.sources, min(shape.examples, count), shape.blocks, shape.batch)
     rows = []
-    with _make(folder / "same", part) as bench:
+    with _Bench(folder / "same", part) as bench:
         ours = _rate(part, bench.append)
         rows.append(report.emit("append", system="licet", commits="one by one", events=part.events, events_per_s=ours))
         entries = [entry for _, entry in bench.ledger.entries(bench.ledger.size - shape.batch)]
-    with _make(folder / "queued", part) as bench, BackgroundWriter(bench.ledger) as writer:
+    with _Bench(folder / "queued", part) as bench, BackgroundWriter(bench.ledger) as writer:
         queued = _rate(part, lambda step: writer.submit([bench.events(step)]), writer.flush)
         rows.append(report.emit("append", system="licet", commits="queued", events=part.events, events_per_s=queued))
     chain = SqliteChain(folder, part)
@@ -240,7 +236,7 @@ def _append_and_crash(path: Path, shape: Shape) -> list[dict[str, Any]]:
 
 def _child(path: Path, shape: Shape) -> None:
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-    bench = _make(path, shape)
+    bench = _Bench(path, shape)
     started = time.perf_counter()
     bench.admit()
     rate = shape.examples / (time.perf_counter() - started)

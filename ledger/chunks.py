@@ -94,11 +94,6 @@ def split(first: int, data: bytes, lengths: NDArray[np.int64], leaves: NDArray[n
     return values
 
 
-def join(entries: Sequence[bytes]) -> tuple[bytes, NDArray[np.int64]]:
-    """Entries laid end to end, and their lengths."""
-    return b"".join(entries), np.fromiter((len(entry) for entry in entries), np.int64, len(entries))
-
-
 def concatenated(held: Sequence[Chunk]) -> Chunk:
     """Neighbouring chunks as one."""
     if len(held) == 1:

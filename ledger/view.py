@@ -17,8 +17,6 @@ from licet.ledger import chunks, lookup, tree
 from licet.ledger.chunks import Chunk
 from licet.ledger.codec import decode
 from licet.ledger.errors import CorruptError, NotFoundError
-from licet.ledger.merkle import leaf_hash
-from licet.ledger.note import Checkpoint
 from licet.ledger.provable import ProvableLog
 from licet.ledger.records import Opaque, Record
 from licet.ledger.store import Store, Table
@@ -166,9 +164,6 @@ class View(ProvableLog):
             hashes = np.frombuffer(b"".join(node for node in nodes if node), np.uint8).reshape(-1, 32)
         return self._tiles.put((level, tile, stop), hashes)
 
-    def leaf_hash(self, index: int) -> bytes:
-        return leaf_hash(self.entry(index))
-
     # -- checkpoints
 
     def checkpoint_notes(self, from_size: int = 0) -> Iterator[tuple[int, bytes]]:
@@ -181,9 +176,6 @@ class View(ProvableLog):
         """The newest signed checkpoint."""
         found = self._store.last_at_or_before(Table.META, checkpoint_key(self.size))
         return found[1] if found is not None and found[0].startswith(_CHECKPOINT) else None
-
-    def unsigned_checkpoint(self) -> Checkpoint:
-        return Checkpoint(self.origin, self.head.size, self.head.root)
 
     # -- for the indexes
 

@@ -17,8 +17,12 @@ from licet.ledger.merkle import leaf_hash
 _ENTRIES = st.lists(st.binary(max_size=30), min_size=1, max_size=50)
 
 
+def _joined(entries):
+    return b"".join(entries), np.array([len(entry) for entry in entries], np.int64)
+
+
 def _packed(entries: list[bytes]) -> bytes:
-    return chunks.pack(*chunks.join(entries), _leaves(entries))
+    return chunks.pack(*_joined(entries), _leaves(entries))
 
 
 def _leaves(entries: list[bytes]) -> np.ndarray:
@@ -61,7 +65,7 @@ def test_a_large_commit_is_split_and_loses_nothing(first, lengths, entries_max, 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(chunks, "ENTRIES_MAX", entries_max)
         patch.setattr(chunks, "BYTES_MAX", bytes_max)
-        pieces = [chunks.unpack(*piece) for piece in chunks.split(first, *chunks.join(entries), _leaves(entries))]
+        pieces = [chunks.unpack(*piece) for piece in chunks.split(first, *_joined(entries), _leaves(entries))]
     assert [entry for piece in pieces for entry in _entries(piece)] == entries
     expected = first
     for piece in pieces:
@@ -73,7 +77,7 @@ def test_a_large_commit_is_split_and_loses_nothing(first, lengths, entries_max, 
 
 
 def test_the_limits_as_they_are():
-    data, lengths = chunks.join([b"x" * 60_000] * 40 + [b""] * 3000)
+    data, lengths = _joined([b"x" * 60_000] * 40 + [b""] * 3000)
     pieces = [chunks.unpack(*piece) for piece in chunks.split(5, data, lengths, np.zeros((3040, 32), np.uint8))]
     assert all(piece.end - piece.first <= chunks.ENTRIES_MAX for piece in pieces)
     assert all(len(piece.data) <= chunks.BYTES_MAX for piece in pieces)
