@@ -6,8 +6,10 @@ with what is stored, or into the database.
 
 from __future__ import annotations
 
+import secrets
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import accumulate, islice
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +24,7 @@ from licet.ledger.reader import LogReader
 from licet.ledger.records import RunStarted
 from licet.ledger.replay import Decoded, Piece, Replay
 from licet.ledger.run_exposure import RunExposure
-from licet.ledger.store import Batch, Store, Table
+from licet.ledger.store import KEY_BEYOND_ALL, Batch, Store, Table
 from licet.ledger.tree import Hashes
 from licet.ledger.verify import Progress, Report, pieces, verify
 from licet.ledger.view import INDEXES_INVALID, View, node_key, read_head
@@ -41,7 +43,7 @@ def fsck(path: Path, key: VerifierKey, *, older: bytes | None = None, progress: 
                 f"{path} was never signed.", remedy="Its writer signs it with `licet ledger checkpoint`."
             )
         check = IndexCheck(log)
-        report = verify(log, note, key, older=older, observers=[check], progress=progress)
+        report = verify(log, note, key, older=older, observer=check, progress=progress)
         check.finish()
         if anchor is not None:
             log.check_anchor(anchor)
@@ -58,15 +60,13 @@ class IndexCheck:
         self._run: RunExposure | None = None
         self._ends: Iterator[int] = iter(())
         self._end: int | None = None
-
-    def run_started(self, index: int, started: RunStarted) -> None:
-        """Segments may end anywhere between commits, so the stored ones say where."""
-        self._run = self._exposure.start_run(index, started)
-        self._ends = iter([extent.end for extent in self._run.stored_extents()])
-        self._end = next(self._ends, None)
+        self._lookup = _KeySum(secrets.token_bytes(16))
 
     def entries_read(self, piece: Piece) -> None:
-        self._sink.expect(Table.LOOKUP, _lookup_keys(piece), b"")
+        for index, record in piece.records[:1]:  # a piece holds at most one start of a run, and begins with it
+            if isinstance(record, RunStarted):
+                self._start_run(index, record)
+        self._lookup.add(_lookup_keys(piece))
         events = piece.events
         while self._run is not None and self._end is not None and self._end <= piece.end:
             before, events = _split(events, self._end)
@@ -80,16 +80,58 @@ class IndexCheck:
     def nodes_finished(self, level: int, start: int, hashes: Hashes) -> None:
         self._sink.written[Table.NODES] += len(hashes)  # `verify` itself compares them
 
+    def _start_run(self, index: int, started: RunStarted) -> None:
+        """Segments may end anywhere between commits, so the stored ones say where."""
+        self._run = self._exposure.start_run(index, started)
+        self._ends = iter([extent.end for extent in self._run.stored_extents()])
+        self._end = next(self._ends, None)
+
     def finish(self) -> None:
         """Nothing may be stored beyond what the entries account for."""
         if self._end is not None:
             raise _differs(f"The exposure index has a segment up to entry {self._end}, which is not there.")
-        for table in INDEX_TABLES:
+        for table, written in self._sink.written.items():
             stored = self._log.count(table)
-            if stored != self._sink.written[table]:
-                raise _differs(
-                    f"The {table.value} index holds {stored} keys; the entries account for {self._sink.written[table]}."
-                )
+            if stored != written:
+                raise _differs(f"The {table.value} index holds {stored} keys; the entries account for {written}.")
+        self._check_lookup()
+
+    def _check_lookup(self) -> None:
+        """The keys stand in another order than the entries, and looking up each would take longer than all the rest."""
+        stored = _KeySum(self._lookup.salt)
+        rows = self._log.scan(Table.LOOKUP, b"", KEY_BEYOND_ALL)
+        empty = True
+        while batch := list(islice(rows, _BATCH_KEYS)):
+            stored.add([key for key, _ in batch])
+            empty = empty and not any(value for _, value in batch)
+        if stored != self._lookup or not empty:
+            raise _differs(
+                f"The lookup index does not say what the entries say: it holds {stored.count} keys, and the entries "
+                f"account for {self._lookup.count}."
+            )
+
+
+class _KeySum:
+    """A set of keys as the sum of their hashes, so that it can be compared in any order and without being held.
+
+    The salt is drawn for each comparison: nobody can choose keys that add up to those of others.
+    """
+
+    def __init__(self, salt: bytes) -> None:
+        self.salt = salt
+        self.count = 0
+        self._sum = np.zeros(4, np.uint64)
+
+    def add(self, keys: Sequence[bytes]) -> None:
+        salted = [self.salt + key for key in keys]
+        offsets = list(accumulate(map(len, salted), initial=0))
+        self._sum += tree.leaf_hashes(b"".join(salted), offsets).view(np.uint64).sum(axis=0, dtype=np.uint64)
+        self.count += len(keys)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _KeySum) and self.count == other.count and bool((self._sum == other._sum).all())
+
+    __hash__ = None  # type: ignore[assignment]
 
 
 class _Comparison:
@@ -97,16 +139,12 @@ class _Comparison:
 
     def __init__(self, view: View) -> None:
         self._view = view
-        self.written: Counter[Table] = Counter()
+        self.written = Counter({Table.NODES: 0, Table.EXPOSURE: 0, Table.POSTINGS: 0})
 
     def put(self, table: Table, key: bytes, value: bytes) -> None:
-        self.expect(table, [key], value)
-
-    def expect(self, table: Table, keys: list[bytes], value: bytes) -> None:
-        self.written[table] += len(keys)
-        for key, stored in zip(keys, self._view.get_many(table, keys), strict=True):
-            if stored != value:
-                raise _differs(f"The {table.value} index does not say what the entries say, at key {key.hex()}.")
+        self.written[table] += 1
+        if self._view.get(table, key) != value:
+            raise _differs(f"The {table.value} index does not say what the entries say, at key {key.hex()}.")
 
 
 def repair(path: Path, *, progress: Progress | None = None) -> None:

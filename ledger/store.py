@@ -24,7 +24,7 @@ WAL_BYTES_MAX = 64 * MIB
 
 _WRITTEN_ON_OPEN = "rocksdict-config.json"
 _READER_TRIES = 100
-_KEY_BEYOND_ALL = b"\xff" * 64
+KEY_BEYOND_ALL = b"\xff" * 64
 
 _R = TypeVar("_R")
 
@@ -54,7 +54,7 @@ class Batch:
         self._batch.delete(key, self._tables[table])
 
     def delete_all(self, table: Table) -> None:
-        self._batch.delete_range(b"", _KEY_BEYOND_ALL, self._tables[table])
+        self._batch.delete_range(b"", KEY_BEYOND_ALL, self._tables[table])
 
     def __len__(self) -> int:
         return self._batch.len()

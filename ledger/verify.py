@@ -11,10 +11,10 @@ A failure names the first bad entry. `fsck.py` does the fifth.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Protocol, Self
 
 import numpy as np
 
@@ -30,6 +30,8 @@ _PIECE_ENTRIES = 4096
 
 Progress = Callable[[int, int], None]
 """Called with the entries done and the entries to do."""
+Finished = tuple[int, int, Hashes]
+"""Nodes of the tree that are now complete: their level, the first one's index, and their hashes."""
 
 
 class Source(Protocol):
@@ -42,9 +44,8 @@ class Source(Protocol):
 
 
 class Observer(Protocol):
-    """Somebody who looks on while entries are read: the check of the indexes."""
+    """Somebody who looks on while entries are read: the check of the indexes. Called in order, from one thread."""
 
-    def run_started(self, index: int, started: RunStarted) -> None: ...
     def entries_read(self, piece: Piece) -> None: ...
     def nodes_finished(self, level: int, start: int, hashes: Hashes) -> None: ...
 
@@ -72,7 +73,7 @@ def verify(
     key: VerifierKey,
     *,
     older: bytes | None = None,
-    observers: Sequence[Observer] = (),
+    observer: Observer | None = None,
     leaf_tiles: bool = False,
     progress: Progress | None = None,
 ) -> Report:
@@ -92,12 +93,15 @@ def verify(
     replay = Replay()
     roots = {0: tree.EMPTY_ROOT}
     edge = tree.Edge()
-    for chunk, leaves in _hashed(pieces(source, stops={checkpoint.size, *([kept.size] if kept else [])})):
-        edge = _take(chunk, leaves, edge, source, replay, observers, leaf_tiles=leaf_tiles)
-        if edge.size in (checkpoint.size, kept.size if kept else -1):
-            roots[edge.size] = edge.root()
-        if progress is not None:
-            progress(edge.size, source.size)
+    stops = {checkpoint.size, *([kept.size] if kept else [])}
+    with _Beside(observer) as beside:
+        for chunk, leaves in _hashed(pieces(source, stops)):
+            edge, piece, finished = _take(chunk, leaves, edge, source, replay, leaf_tiles=leaf_tiles)
+            beside.tell(piece, finished)
+            if edge.size in stops:
+                roots[edge.size] = edge.root()
+            if progress is not None:
+                progress(edge.size, source.size)
     if roots[checkpoint.size] != checkpoint.root:
         raise VerificationError(
             f"The first {checkpoint.size} entries do not hash to the signed root.",
@@ -159,18 +163,42 @@ def _hashed(chunks: Iterable[Chunk]) -> Iterator[tuple[Chunk, Hashes]]:
             yield ahead[0], ahead[1].result()
 
 
+class _Beside:
+    """Tells an observer what was read, on another core and one piece behind. What it raises comes out here."""
+
+    def __init__(self, observer: Observer | None) -> None:
+        self._observer = observer
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="licet-observer")
+        self._last: Future[None] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._pool.shutdown()
+        if kind is None:
+            self._wait()
+
+    def tell(self, piece: Piece, finished: list[Finished]) -> None:
+        if self._observer is not None:
+            self._wait()
+            self._last = self._pool.submit(_observe, self._observer, piece, finished)
+
+    def _wait(self) -> None:
+        if self._last is not None:
+            self._last.result()
+
+
+def _observe(observer: Observer, piece: Piece, finished: list[Finished]) -> None:
+    for level, start, hashes in finished:
+        observer.nodes_finished(level, start, hashes)
+    observer.entries_read(piece)
+
+
 def _take(
-    chunk: Chunk,
-    leaves: Hashes,
-    edge: tree.Edge,
-    source: Source,
-    replay: Replay,
-    observers: Sequence[Observer],
-    *,
-    leaf_tiles: bool,
-) -> tree.Edge:
-    """Check one piece and add it to the tree."""
-    runs = len(replay.runs)
+    chunk: Chunk, leaves: Hashes, edge: tree.Edge, source: Source, replay: Replay, *, leaf_tiles: bool
+) -> tuple[tree.Edge, Piece, list[Finished]]:
+    """Check one piece and add it to the tree; also the nodes that it finished."""
     if leaf_tiles:
         _compare(leaves, source.hashes(0, chunk.first, len(leaves)), chunk.first)
     elif chunk.marks is not None:
@@ -179,13 +207,7 @@ def _take(
     edge, finished = edge.extended(leaves)
     for level, start, hashes in finished:
         _check_nodes(source, level, start, hashes)
-        for observer in observers:
-            observer.nodes_finished(level, start, hashes)
-    for observer in observers:
-        if len(replay.runs) > runs and replay.run is not None:
-            observer.run_started(*replay.run)
-        observer.entries_read(piece)
-    return edge
+    return edge, piece, finished
 
 
 def _compare(ours: Hashes, stored: Hashes, first: int) -> None:

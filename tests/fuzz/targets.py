@@ -119,7 +119,7 @@ def _golden() -> tuple[bytes, ...]:
 
 def _some_chunk() -> bytes:
     leaves = np.arange(96, dtype=np.uint8).reshape(3, 32)
-    return chunks.key(7) + chunks.pack(*chunks.join([b"one", b"", b"three"]), leaves)
+    return chunks.key(7) + chunks.pack(b"onethree", np.array([3, 0, 5]), leaves)
 
 
 def _some_segment() -> bytes:
