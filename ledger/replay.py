@@ -70,6 +70,7 @@ class Replay:
         # that, so the records may be read first.
         indices = (chunk.first + np.flatnonzero(others)).tolist()
         records = [(index, self._read_record(index, chunk.entry(index))) for index in indices]
+        self.kinds.update(_kind_name(record) for _, record in records)
         if len(which):
             try:
                 events, profiles = event_columns.decode(chunk, which, self._levels_of)
@@ -86,8 +87,6 @@ class Replay:
             self._take_in(index, record)
         except (FormatError, SignatureError) as error:
             raise VerificationError(f"Entry {index} is not valid: {error}", index=index) from error
-        name = f"unknown kind {record.kind}.{record.version}" if isinstance(record, Opaque) else type(record).__name__
-        self.kinds[name] += 1
         return record
 
     def _take_in(self, index: int, record: Record | Opaque) -> None:
@@ -152,6 +151,12 @@ class Replay:
                 index = chunk.first + i
                 return VerificationError(f"Entry {index} is not valid: {narrower}", index=index)
         return VerificationError(f"Entries from {chunk.first} on are not valid: {error}", index=chunk.first)
+
+
+def _kind_name(record: Record | Opaque) -> str:
+    if isinstance(record, Opaque):
+        return f"unknown kind {record.kind}.{record.version}"
+    return type(record).__name__
 
 
 class _Growing:

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Protocol, Self
+from typing import Protocol, Self, TypeVar
 
 import numpy as np
 
@@ -26,8 +26,9 @@ from licet.ledger.records import RunStarted
 from licet.ledger.replay import Piece, Replay
 from licet.ledger.tree import TILE, TILE_BITS, Hashes
 
-_PIECE_ENTRIES = 4096
+_PIECE_ENTRIES = 16384
 
+_Item = TypeVar("_Item")
 Progress = Callable[[int, int], None]
 """Called with the entries done and the entries to do."""
 Finished = tuple[int, int, Hashes]
@@ -95,9 +96,8 @@ def verify(
     edge = tree.Edge()
     stops = {checkpoint.size, *([kept.size] if kept else [])}
     with _Beside(observer) as beside:
-        for chunk, leaves in _hashed(pieces(source, stops)):
-            edge, piece, finished = _take(chunk, leaves, edge, source, replay, leaf_tiles=leaf_tiles)
-            beside.tell(piece, finished)
+        for chunk, edge, finished in _ahead(_grown(source, stops, leaf_tiles=leaf_tiles)):
+            beside.tell(replay.read(chunk), finished)
             if edge.size in stops:
                 roots[edge.size] = edge.root()
             if progress is not None:
@@ -151,16 +151,28 @@ def _gathered(chunks: Iterable[Chunk]) -> Iterator[Chunk]:
         yield concatenated(held)
 
 
-def _hashed(chunks: Iterable[Chunk]) -> Iterator[tuple[Chunk, Hashes]]:
-    """Each piece with its leaf hashes; the next piece is being hashed on another core meanwhile."""
-    with ThreadPoolExecutor(1, thread_name_prefix="licet-hash") as pool:
-        ahead: tuple[Chunk, Future[Hashes]] | None = None
-        for chunk in chunks:
-            now, ahead = ahead, (chunk, pool.submit(tree.leaf_hashes, chunk.data, chunk.offsets))
-            if now is not None:
-                yield now[0], now[1].result()
-        if ahead is not None:
-            yield ahead[0], ahead[1].result()
+def _ahead(items: Iterator[_Item]) -> Iterator[_Item]:
+    """The same items; the next one is being made on another core meanwhile."""
+    with ThreadPoolExecutor(1, thread_name_prefix="licet-ahead") as pool:
+        coming = pool.submit(next, items, None)
+        while (item := coming.result()) is not None:
+            coming = pool.submit(next, items, None)
+            yield item
+
+
+def _grown(source: Source, stops: set[int], *, leaf_tiles: bool) -> Iterator[tuple[Chunk, tree.Edge, list[Finished]]]:
+    """Each piece, found to hash to what the source stores: with the tree's edge after it, and the nodes it finished."""
+    edge = tree.Edge()
+    for chunk in pieces(source, stops):
+        leaves = tree.leaf_hashes(chunk.data, chunk.offsets)
+        if leaf_tiles:
+            _compare(leaves, source.hashes(0, chunk.first, len(leaves)), chunk.first)
+        elif chunk.marks is not None:
+            _compare(leaves[:, : chunk.marks.shape[1]], chunk.marks, chunk.first)
+        edge, finished = edge.extended(leaves)
+        for level, start, hashes in finished:
+            _check_nodes(source, level, start, hashes)
+        yield chunk, edge, finished
 
 
 class _Beside:
@@ -193,21 +205,6 @@ def _observe(observer: Observer, piece: Piece, finished: list[Finished]) -> None
     for level, start, hashes in finished:
         observer.nodes_finished(level, start, hashes)
     observer.entries_read(piece)
-
-
-def _take(
-    chunk: Chunk, leaves: Hashes, edge: tree.Edge, source: Source, replay: Replay, *, leaf_tiles: bool
-) -> tuple[tree.Edge, Piece, list[Finished]]:
-    """Check one piece and add it to the tree; also the nodes that it finished."""
-    if leaf_tiles:
-        _compare(leaves, source.hashes(0, chunk.first, len(leaves)), chunk.first)
-    elif chunk.marks is not None:
-        _compare(leaves[:, : chunk.marks.shape[1]], chunk.marks, chunk.first)
-    piece = replay.read(chunk)
-    edge, finished = edge.extended(leaves)
-    for level, start, hashes in finished:
-        _check_nodes(source, level, start, hashes)
-    return edge, piece, finished
 
 
 def _compare(ours: Hashes, stored: Hashes, first: int) -> None:
