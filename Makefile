@@ -43,8 +43,9 @@ check: setup ## style, types, direction of imports, and that the README's comman
 	if [ -d tests/readme ]; then run readme $(PYTEST) tests/readme; fi; \
 	if [ -n "$$failed" ]; then echo "make check failed: $${failed#, }"; exit 1; fi
 
-bench: setup ## measure the ledger, peers in the same run
+bench: setup ## measure the ledger and the policies, peers in the same run
 	$(BIN)/python -m benchmarks.ledger $(ARGS)
+	$(BIN)/python -m benchmarks.policies
 
 torture: setup ## kill, corrupt and starve a ledger, at length
 	LICET_TORTURE=full $(PYTEST) tests/ledger -m torture $(ARGS)

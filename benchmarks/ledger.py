@@ -68,7 +68,7 @@ def main() -> None:
         rows = _run(folder, Shape(int(options.events), examples=int(options.examples)), int(options.peer_events))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    _print_table(rows)
+    report.print_table(rows)
     if options.plot:
         from benchmarks.plots import plot_growth
 
@@ -326,12 +326,6 @@ def _reopen(path: Path, shape: Shape, admitted: int) -> list[dict[str, Any]]:
 
 def _fields(shape: Shape) -> dict[str, int]:
     return {name: getattr(shape, name) for name in ("events", "sources", "examples", "blocks", "batch")}
-
-
-def _print_table(rows: list[dict[str, Any]]) -> None:
-    for row in rows:
-        facts = "  ".join(f"{name}={value}" for name, value in row.items() if name != "what")
-        sys.stderr.write(f"{row['what']:<40} {facts}\n")
 
 
 if __name__ == "__main__":

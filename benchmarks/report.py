@@ -21,6 +21,13 @@ def emit(what: str, **facts: Any) -> dict[str, Any]:
     return row
 
 
+def print_table(rows: Sequence[dict[str, Any]]) -> None:
+    """All results once more, for a person."""
+    for row in rows:
+        facts = "  ".join(f"{name}={value}" for name, value in row.items() if name != "what")
+        sys.stderr.write(f"{row['what']:<40} {facts}\n")
+
+
 def environment() -> dict[str, Any]:
     """The hardware, the versions and the commit."""
     from importlib.metadata import version

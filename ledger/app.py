@@ -14,7 +14,11 @@ from licet.ledger import terminal
 COMMANDS: dict[str, tuple[str, str]] = {
     "init": ("licet.ledger.cli.home:init", "Make a home directory with its keys and logs."),
     "config": ("licet.ledger.cli.home:config", "Show the settings and where each comes from."),
-    "demo": ("licet.ledger.cli.demo:demo", "The main job on a small real run, in a minute."),
+    "demo": ("licet.policies.cli.demo:demo", "The main job on a small real run, in a minute."),
+    "policy": ("licet.policies.cli.policy:policy", "Read, adopt, compare and explain policies."),
+    "source": ("licet.policies.cli.source:source", "Register sources: who may attest content."),
+    "attest": ("licet.policies.cli.attest:attest", "Sign and record under which terms content may be used."),
+    "revoke": ("licet.policies.cli.revoke:revoke", "End a licence."),
     "ledger": ("licet.ledger.cli.ledger:ledger", "Read, prove, verify and mirror the logs."),
     "receipt": ("licet.ledger.cli.receipt:receipt", "Check a receipt offline."),
 }

@@ -1,18 +1,14 @@
 """A small real training run, so that the ledger has something true to say.
 
-A byte-level language model of six residual blocks, in NumPy, is trained on the descriptions of the Python
-distributions installed here: each is a source under its own licence. Gradients are computed for every example, norms
-are exact, and a profile decides how much of each reaches which block. Sources under a licence that the rule does not
-know to be permissive are confined to the top block and the head. (A policy will decide that; this is a stand-in.)
+A byte-level language model of six residual blocks, in NumPy. Gradients are computed for every example, norms are
+exact, and each lesson's profile decides how much of its gradient reaches which block. Who may teach how deep was
+decided before: nothing here knows a rule.
 """
 
 from __future__ import annotations
 
-import hashlib
-import importlib.metadata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +24,7 @@ from licet.ledger.records import (
     Determination,
     Digest,
     ExampleAdmitted,
+    PolicyMentioned,
     ProfileDeclared,
     Ref,
     RunStarted,
@@ -38,13 +35,12 @@ from licet.ledger.records import (
 )
 
 LAYERS = 6
-BLOCKS = ("embedding", *(f"layer.{i}" for i in range(LAYERS)), "head")
-SURFACE = frozenset({f"layer.{LAYERS - 1}", "head"})
-PERMISSIVE = ("mit", "bsd", "apache", "isc", "psf", "unlicense", "0bsd", "zlib", "python software foundation")
 _WINDOW = 32
 _CONTEXT = 4
 _WIDTH = 16
-_EXAMPLES_PER_SOURCE = 24
+_BYTES = 128
+TEXT_BYTES_MIN = 8 * (_WINDOW + _CONTEXT)
+"""Plain ASCII bytes that a text needs to be learned from; others are passed over."""
 _LEARNING_RATE = 0.5
 
 Floats = NDArray[np.float64]
@@ -52,39 +48,20 @@ Bytes = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
-    """An installed distribution, its licence as it states it, and examples cut from its description."""
+class Lesson:
+    """One example as the gate answered on it: its text, and how much of its gradient may reach each block."""
 
-    name: str
-    licence: str
-    examples: tuple[bytes, ...]
-
-    @property
-    def is_permissive(self) -> bool:
-        words = self.licence.lower()
-        return "gpl" not in words and any(word in words for word in PERMISSIVE)
-
-
-def installed_sources(count_max: int = 24) -> list[Source]:
-    """The distributions whose descriptions are long enough to learn from."""
-    found: dict[str, Source] = {}
-    for distribution in importlib.metadata.distributions():
-        meta: Any = distribution.metadata
-        text = (meta.get("Description") or meta.get_payload() or "").encode("ascii", "ignore")
-        pieces = [text[i : i + _WINDOW + _CONTEXT] for i in range(0, len(text), _WINDOW)]
-        whole = tuple(p for p in pieces if len(p) == _WINDOW + _CONTEXT)[:_EXAMPLES_PER_SOURCE]
-        name = (meta.get("Name") or "").lower()
-        if name and len(whole) >= 8:
-            licence = meta.get("License-Expression") or meta.get("License") or _classified(meta) or "not stated"
-            found[name] = Source(name, licence.strip().splitlines()[0][:60], whole)
-    by_licence = sorted(found.values(), key=lambda s: (s.is_permissive, s.name))  # the confined ones first: they matter
-    confined = [s for s in by_licence if not s.is_permissive][: count_max // 3]
-    return confined + [s for s in by_licence if s.is_permissive][: count_max - len(confined)]
-
-
-def _classified(meta: Any) -> str | None:
-    licences = [c.rpartition("::")[2].strip() for c in meta.get_all("Classifier") or [] if c.startswith("License ::")]
-    return licences[0] if licences else None
+    example: Digest
+    source: str
+    attestation: Digest
+    text: bytes
+    determination: Determination
+    reasons: tuple[str, ...]
+    levels: tuple[int, ...]
+    rules: tuple[str, ...]
+    entropy_band: str
+    bits_per_byte: float
+    provenance: Digest
 
 
 class Model:
@@ -142,28 +119,42 @@ class StepResult:
     events: int
 
 
+def parameters_of_blocks() -> tuple[int, int, int]:
+    """How many parameters the embedding, each layer and the head have."""
+    wide = _CONTEXT * _WIDTH
+    return 128 * _WIDTH, wide * wide, wide * 128
+
+
 def train(
-    ledger: Ledger, content: ContentStore, sources: list[Source], *, steps: int, checkpoint_s: float, batch: int = 16
+    ledger: Ledger,
+    content: ContentStore,
+    lessons: Sequence[Lesson],
+    blocks: tuple[Block, ...],
+    policy: Digest,
+    *,
+    steps: int,
+    checkpoint_s: float,
+    batch: int = 16,
 ) -> Iterator[StepResult]:
     """Train, recording off this thread what every step did."""
     rng = np.random.default_rng(7)
     model = Model(rng)
-    profiles, rows = _admit(ledger, content, sources, model)
-    run = ledger.exposure.lineage()[0].run
-    windows = np.array([list(text) for _, _, _, text in rows], np.int64)
-    refs = np.array([row[:3] for row in rows], np.int64)
+    run, rows = _admit(ledger, content, lessons, blocks, policy)
+    taught = [lesson for lesson in lessons if lesson.determination is not Determination.REJECTED]
+    texts = [np.array([byte for byte in lesson.text if byte < _BYTES], np.int64) for lesson in taught]
+    levels = np.array([lesson.levels for lesson in taught], np.float64)
     with BackgroundWriter(ledger, checkpoint_s=checkpoint_s) as writer:
         recorded = []
         for step in range(steps):
-            chosen = rng.choice(len(rows), batch, replace=len(rows) < batch)
-            loss, gradients = model.gradients(windows[chosen])
-            weights = np.array([profiles[profile] for profile in refs[chosen, 2].tolist()]) / LEVELS
+            chosen = rng.integers(len(taught), size=batch)
+            loss, gradients = model.gradients(np.stack([_window(texts[i], rng) for i in chosen]))
+            weights = levels[chosen] / LEVELS
             norms = np.stack([np.sqrt((g**2).sum(axis=(1, 2))) for g in gradients], axis=1)
             deltas = model.update(weights, gradients)
             events = Events.of(
-                example=refs[chosen, 0],
-                attestation=refs[chosen, 1],
-                profile=refs[chosen, 2],
+                example=rows[chosen, 0],
+                attestation=rows[chosen, 1],
+                profile=rows[chosen, 2],
                 step=step,
                 slot=np.arange(batch),
                 norms_raw=np.where(weights == 0, np.nan, norms),
@@ -175,47 +166,49 @@ def train(
             result.result()  # raises what went wrong with any of them
 
 
-def _admit(
-    ledger: Ledger, content: ContentStore, sources: list[Source], model: Model
-) -> tuple[dict[int, list[int]], list[tuple[int, int, int, bytes]]]:
-    """Record the run, its profiles and every example.
+def _window(text: Bytes, rng: np.random.Generator) -> Bytes:
+    start = rng.integers(len(text) - _WINDOW - _CONTEXT + 1)
+    return text[start : start + _WINDOW + _CONTEXT]
 
-    Gives the levels of each profile, and for each example its entry, its attestation, its profile and its text.
+
+def _admit(
+    ledger: Ledger, content: ContentStore, lessons: Sequence[Lesson], blocks: tuple[Block, ...], policy: Digest
+) -> tuple[int, Bytes]:
+    """Record the run, its profiles and every admission, rejections too.
+
+    Gives the run, and for each lesson that may teach its entry, its attestation's and its profile's.
     """
-    blocks = tuple(
-        Block(name, ("surface",) if name in SURFACE else ("foundational",), parameter.size)
-        for name, parameter in zip(BLOCKS, model.parameters, strict=True)
-    )
-    started = RunStarted("demo", "demo-bytes", blocks, Technique.SCALE, Stage.ENFORCE, None, None, None, now_ms())
+    mentioned = Ref(ledger.append(PolicyMentioned(policy)))
+    started = RunStarted("demo", "demo-bytes", blocks, Technique.SCALE, Stage.ENFORCE, mentioned, None, None, now_ms())
     run = Ref(ledger.append(started))
-    full = [LEVELS] * len(BLOCKS)
-    confined = [LEVELS if name in SURFACE else 0 for name in BLOCKS]
-    profiles = {}
-    for levels, rule in ((full, "permissive licence"), (confined, "licence not known to be permissive")):
-        declared = ProfileDeclared(run, tuple(Signed(level) for level in levels), (rule,) * len(BLOCKS))
-        profiles[ledger.append(declared)] = levels
-    free, narrow = profiles
+    profiles: dict[tuple[tuple[int, ...], tuple[str, ...]], Ref] = {}
+    attestations: dict[bytes, Ref] = {}
     rows = []
-    for source in sources:
-        statement = hashlib.sha256(f"{source.name} {source.licence}".encode()).digest()
-        attestation = ledger.append(AttestationMentioned(Digest(statement), source.name))
-        profile = free if source.is_permissive else narrow
-        for text in source.examples:
-            commitment = content.put(text)
-            example = ExampleAdmitted(
-                Digest(hashlib.sha256(commitment + statement).digest()),
-                commitment,
-                Ref(attestation),
-                None,
-                Ref(profile),
-                Determination.ADMITTED if profile == free else Determination.MODIFIED,
-                (),
-                None,
-                None,
-                0,
-                (),
-                None,
-            )
-            rows.append((ledger.append(example), attestation, profile, text))
+    for lesson in lessons:
+        if lesson.attestation not in attestations:
+            mention = AttestationMentioned(lesson.attestation, lesson.source)
+            attestations[lesson.attestation] = Ref(ledger.append(mention))
+        may_teach = lesson.determination is not Determination.REJECTED
+        shape = (lesson.levels, lesson.rules)
+        if may_teach and shape not in profiles:
+            declared = ProfileDeclared(run, tuple(Signed(level) for level in lesson.levels), lesson.rules)
+            profiles[shape] = Ref(ledger.append(declared))
+        admitted = ExampleAdmitted(
+            lesson.example,
+            content.put(lesson.text),
+            attestations[lesson.attestation],
+            mentioned,
+            profiles.get(shape) if may_teach else None,
+            lesson.determination,
+            lesson.reasons,
+            lesson.entropy_band,
+            lesson.bits_per_byte,
+            0,
+            ("pretraining",),
+            lesson.provenance,
+        )
+        index = ledger.append(admitted)
+        if may_teach:
+            rows.append((index, attestations[lesson.attestation], profiles[shape]))
     ledger.commit()
-    return profiles, rows
+    return run, np.array(rows, np.int64)

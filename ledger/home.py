@@ -1,6 +1,7 @@
 """A home directory: where the logs, keys, models and settings of one deployment lie.
 
 licet.toml      settings                       keys/     private keys, and the public halves as *.pub
+policy.toml     the active policy
 logs/registry   sources, attestations, policies, revocations
 logs/training   admissions, events, seals      models/   sealed checkpoints
 logs/runtime    verdicts, corrections          content/  erasable text      fingerprints/  rebuildable indexes
@@ -98,6 +99,11 @@ class Home:
     @property
     def settings_file(self) -> Path:
         return self.path / "licet.toml"
+
+    @property
+    def policy_file(self) -> Path:
+        """The active policy, as it was adopted; what counts is the registry log."""
+        return self.path / "policy.toml"
 
     @property
     def content(self) -> ContentStore:

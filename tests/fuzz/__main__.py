@@ -61,7 +61,7 @@ def main() -> int:
             "Fuzzing needs atheris: `make fuzz` installs it, or `.venv/bin/python -m pip install atheris`.",
             file=sys.stderr,
         )
-        print("Without it, tests/ledger/test_parsers.py tries the same targets at random.", file=sys.stderr)
+        print("Without it, tests/fuzz/test_parsers.py tries the same targets at random.", file=sys.stderr)
         return 2
     if arguments.here:
         fuzz_one(arguments.targets[0], arguments.seconds)

@@ -1,6 +1,6 @@
 """Everything that reads bytes from somebody else, as functions from bytes; each may only return or raise a LicetError.
 
-Each target also says what must hold of what it accepts. `tests/ledger/test_parsers.py` runs them with hypothesis,
+Each target also says what must hold of what it accepts. `test_parsers.py` runs them with hypothesis,
 `python -m tests.fuzz` with coverage to guide it.
 """
 
@@ -15,11 +15,17 @@ import numpy as np
 from licet.ledger import chunks, codec, note, proof, segments, tiles
 from licet.ledger.directory import _Holder
 from licet.ledger.note import Checkpoint, SigningKey, VerifierKey
-from licet.ledger.records import Opaque
+from licet.ledger.records import Digest, Opaque
 from licet.ledger.segments import Extent, Segment
 from licet.ledger.view import Head
 from licet.ledger.witness import Submission
+from licet.policies import wire
+from licet.policies.attestation import adopt_envelope, open_envelope, parse_statement, statement_bytes
+from licet.policies.manifest import Manifest, ManifestEntry
+from licet.policies.rights import parse_spdx
+from licet.policies.schema import Policy
 from tests.ledger.golden import GOLDEN
+from tests.policies import signed
 
 _KEY = SigningKey.generate("example.org/log")
 _VERIFIER = str(_KEY.verifier)
@@ -113,6 +119,39 @@ def _holder(raw: bytes) -> None:
     assert str(_Holder.parse(raw.decode(errors="replace")))
 
 
+def _policy(raw: bytes) -> None:
+    assert Policy.parse(raw).text == raw.decode()
+
+
+def _envelope(raw: bytes) -> None:
+    assert open_envelope(raw, [signed.registration()]).envelope == raw
+
+
+def _adopted_envelope(raw: bytes) -> None:
+    adopted = adopt_envelope(raw, [signed.registration()])
+    assert open_envelope(adopted, [signed.registration()]).envelope == adopted
+
+
+def _statement(raw: bytes) -> None:
+    statement = parse_statement(raw)
+    assert parse_statement(statement_bytes(statement)) == statement
+
+
+def _manifest(raw: bytes) -> None:
+    manifest = Manifest.parse(raw)
+    assert Manifest.parse(manifest.to_lines()).root == manifest.root
+
+
+def _example(raw: bytes) -> None:
+    example = wire.parse(raw)
+    assert wire.parse(wire.to_json(example)) == example
+
+
+def _licence_expression(raw: bytes) -> None:
+    plain = parse_spdx(raw.decode(errors="replace"))
+    assert parse_spdx(plain) == plain
+
+
 def _golden() -> tuple[bytes, ...]:
     return tuple(bytes.fromhex(line.split(" ")[1]) for line in GOLDEN.read_text().splitlines())
 
@@ -154,4 +193,11 @@ TARGETS = {
     "tile": Target(_tile, (b"\x01" + bytes(64),)),
     "witness-request": Target(_submission, (Submission(3, (bytes(32), bytes(range(32))), _NOTE).format(),)),
     "lock-file": Target(_holder, (b"1234\nlicet serve\n", b"")),
+    "policy": Target(_policy, (signed.policy_text().encode(), Policy.read_default("regulated").text.encode())),
+    "envelope": Target(_envelope, (signed.envelope(),)),
+    "envelope-of-others": Target(_adopted_envelope, (signed.envelope(), b" " + signed.envelope())),
+    "statement": Target(_statement, (statement_bytes(signed.statement()),)),
+    "manifest": Target(_manifest, (Manifest.of([ManifestEntry("a", Digest(bytes(32)), 1)]).to_lines(),)),
+    "example": Target(_example, (wire.to_json(signed.example()),)),
+    "licence-expression": Target(_licence_expression, (b"MIT OR (Apache-2.0 AND GPL-2.0-only)",)),
 }

@@ -3,17 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import HealthCheck, settings
 
 from licet.ledger.log import Ledger
 from licet.ledger.note import SigningKey
 from tests.ledger.logs import training_log
 from tests.ledger.trees import Grown, Literal, entry_of, leaves_of, sha256
-
-settings.register_profile(
-    "licet", deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
-)
-settings.load_profile("licet")
 
 SMALL = 300
 BIG = 1_000_000

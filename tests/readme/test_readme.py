@@ -236,6 +236,7 @@ def shape(line: str) -> str:
     line = re.sub(r"^   [0-9]+\. \S+ +", "   RANK PACKAGE ", line)
     line = re.sub(r"^   \S+ +→ ", "   PACKAGE → ", line)
     line = re.sub(r"nothing of \S+ reached", "nothing of PACKAGE reached", line)
+    line = re.sub(r"^   \S+ +.* ((?:[0-9.]{4} +){3})\S+$", r"   PACKAGE \1", line)  # a row of the table
     return re.sub(r"[0-9][0-9.,]*", "#", re.sub(r" {2,}(?=\S)", "  ", line.rstrip())).lstrip()
 
 

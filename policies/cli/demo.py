@@ -15,7 +15,7 @@ import typer
 from licet.ledger import codec, export, fsck, proof, terminal
 from licet.ledger import demo as run
 from licet.ledger.cli.options import AsJson
-from licet.ledger.errors import Finding, LicetError, NotFoundError, RollbackError, VerificationError
+from licet.ledger.errors import Finding, LicetError, RollbackError, VerificationError
 from licet.ledger.home import Home
 from licet.ledger.log import now_ms
 from licet.ledger.note import VerifierKey
@@ -24,6 +24,8 @@ from licet.ledger.records import Anchored, Digest, ExampleAdmitted, GradientAppl
 from licet.ledger.sources import DirectoryTiles
 from licet.ledger.tileview import TileView
 from licet.ledger.verify import verify
+from licet.policies import wire
+from licet.policies.cli import demo_lessons
 
 demo = typer.Typer(add_completion=False)
 _STEPS = 400
@@ -53,17 +55,20 @@ def show(
     check: Annotated[bool, typer.Option("--check", help="Fail if anything that is claimed does not hold.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Train a small model on installed packages, then ask, prove, verify and attack its ledger."""
+    """Attest the installed packages, train a small model on them under a policy, then ask, prove, verify and attack."""
     claims = _Claims(quiet=as_json)
     place = directory or Path(tempfile.mkdtemp(prefix="licet-demo-"))
     try:
         home = Home.create(place / "home", "demo.licet")
-        _train(home, claims)
-        _ask(home, claims)
+        lessons = _decide(home, place, claims)
+        _train(home, lessons, claims)
+        _ask(home, lessons, claims)
         _prove(home, place, claims)
         _attack(home, place, claims)
         if directory is not None:
-            claims.tell(f"\nThe home is {home.path}. Try: licet ledger reverse training layer.0 --home {home.path}")
+            claims.tell(
+                f"\nThe home is {home.path}. Try: licet policy explain {place / 'examples.jsonl'} --home {home.path}"
+            )
     finally:
         if directory is None:
             shutil.rmtree(place, ignore_errors=True)
@@ -73,22 +78,45 @@ def show(
         raise Finding("Not everything that the demo claims held.")
 
 
-def _train(home: Home, claims: _Claims) -> None:
-    sources = run.installed_sources()
-    if not sources:
-        raise NotFoundError("No installed distribution has a description to learn from.")
-    claims.tell(f"1. Train on {len(sources)} installed Python packages, each under its own licence")
+def _decide(home: Home, place: Path, claims: _Claims) -> demo_lessons.Lessons:
+    started = time.perf_counter()
+    claims.tell(
+        "1. Attest every installed Python package under its own licence, and ask the policy how deep it may teach"
+    )
+    with terminal.progress("attesting") as bar:
+        lessons = demo_lessons.prepare(home, bar)
+    (place / "examples.jsonl").write_bytes(b"\n".join(map(wire.to_json, lessons.examples)) + b"\n")
+    claims.tell(
+        f"   {lessons.attested} sources registered and attested, {lessons.policy.document.name} adopted, "
+        f"{time.perf_counter() - started:.1f} s"
+    )
+    if not claims.quiet:
+        terminal.show()
+        terminal.show_table(
+            ("   source", "licence", *lessons.policy.bands, "decided by"), lessons.table(), right=frozenset({2, 3, 4})
+        )
+        terminal.show()
+    claims.claim(
+        "whoever evaluates an example from its wire form gets the same admission, byte for byte", lessons.agree()
+    )
+    claims.claim("an attestation does not count for other content", lessons.refuses_other_content())
+    claims.claim("a revoked licence teaches nothing from then on", lessons.refuses_revoked(home))
+    return lessons
+
+
+def _train(home: Home, lessons: demo_lessons.Lessons, claims: _Claims) -> None:
+    taught = lessons.taught
+    claims.tell(f"\n2. Train on {len(taught)} of them; each gradient reaches only the blocks that its profile allows")
     every = next(setting.value for setting in home.settings() if setting.name == "checkpoint_s")
     losses, events, started = [], 0, time.perf_counter()
+    blocks, policy = lessons.layout.as_records(), lessons.policy.digest
     with home.open_log("training") as ledger, terminal.progress("training") as bar:
-        for result in run.train(ledger, home.content, sources, steps=_STEPS, checkpoint_s=every):
+        for result in run.train(ledger, home.content, taught, blocks, policy, steps=_STEPS, checkpoint_s=every):
             losses.append(result.loss)
             events += result.events
             bar(result.step + 1, _STEPS)
         ledger.checkpoint()
         size = ledger.size
-    confined = sum(not source.is_permissive for source in sources)
-    claims.tell(f"   {confined} of them are confined to {', '.join(sorted(run.SURFACE))}: no permissive licence found")
     claims.tell(
         f"   loss {losses[0]:.2f} → {sum(losses[-20:]) / 20:.2f} nats a byte in {time.perf_counter() - started:.0f} s; "
         f"{events} gradient applications recorded, {size} entries"
@@ -96,27 +124,30 @@ def _train(home: Home, claims: _Claims) -> None:
     claims.claim("the model learned", sum(losses[-20:]) / 20 < losses[0] / 1.5)
 
 
-def _ask(home: Home, claims: _Claims) -> None:
-    claims.tell("\n2. Ask: who shaped layer.0, and what did a confined source shape?")
+def _ask(home: Home, lessons: demo_lessons.Lessons, claims: _Claims) -> None:
+    claims.tell("\n3. Ask: who shaped layer.0, and what did a confined source shape?")
     with LogReader.open(home.log("training")) as log:
         for rank, row in enumerate(log.exposure.reverse(["layer.0"], top=3), start=1):
             claims.tell(f"   {rank}. {row.source:<24} {row.share:6.1%} of the recorded exposure")
-        confined = next((s for s in run.installed_sources() if not s.is_permissive), None)
-        if confined is not None:
-            blocks = log.exposure.forward(source=confined.name)
-            for b in blocks:
-                claims.tell(f"   {confined.name:<20} → {b.block:<10} {b.magnitude:10.4f}  in {b.events} events")
-            deep = [row.total for row in blocks if row.block not in run.SURFACE]
-            claims.claim(f"nothing of {confined.name} reached a block below the surface", not any(deep))
-        else:
-            claims.tell("   Every package here has a permissive licence, so none is confined.")
+        confined = next((lesson for lesson in lessons.taught if not lesson.levels[0] and any(lesson.levels)), None)
+        if confined is None:
+            claims.tell("   Every package here may teach the foundations, so none is confined.")
+            return
+        shaped = log.exposure.forward(source=confined.source)
+        for b in shaped:
+            claims.tell(f"   {confined.source:<20} → {b.block:<10} {b.magnitude:10.4f}  in {b.events} events")
+        closed = {name for name, level in zip(lessons.blocks, confined.levels, strict=True) if not level}
+        reached = any(b.total for b in shaped if b.block in closed)
+        claims.claim(
+            f"nothing of {confined.source} reached the {len(closed)} blocks that are closed to it", not reached
+        )
 
 
 def _prove(home: Home, place: Path, claims: _Claims) -> None:
-    claims.tell("\n3. Prove one gradient application to somebody who has only the key")
+    claims.tell("\n4. Prove one gradient application to somebody who has only the key")
     with LogReader.open(home.log("training")) as log:
-        _, admitted = log.all_of(ExampleAdmitted)[0]
-        index = log.exposure.events_of(admitted.example)[0]
+        admissions = (admitted for _, admitted in log.all_of(ExampleAdmitted) if admitted.profile is not None)
+        admitted, (index, *_) = next((a, found) for a in admissions if (found := log.exposure.events_of(a.example)))
         receipt = proof.make_receipt(log, index).format()
     (place / "receipt").write_bytes(receipt)
     key = home.verifier_key("training")
@@ -141,7 +172,7 @@ def _verify_flipped(receipt: bytes, key: VerifierKey) -> None:
 
 
 def _attack(home: Home, place: Path, claims: _Claims) -> None:
-    claims.tell("\n4. Verify everything, then attack it")
+    claims.tell("\n5. Verify everything, then attack it")
     key, path = home.verifier_key("training"), home.log("training")
     started = time.perf_counter()
     report = fsck.fsck(path, key)
