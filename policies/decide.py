@@ -50,7 +50,7 @@ def decide(evidence: Evidence, states: LicenceStatus, rules: Rulebook) -> Verdic
     action, alert = _ATTRIBUTE if _ATTRIBUTE in actions else _ALLOW, drowned
     if _SUPPRESS in actions:
         action = _SUPPRESS
-        alert = any(span.action is _SUPPRESS and span.reasons in ALERTING for span in spans)
+        alert = any(span.reasons in ALERTING for span in spans)
     if whole:
         action = _SUPPRESS
     return Verdict(action, rules.mode, tuple(sorted(reasons)), tuple(spans), alert, tainted, heightened, whole)

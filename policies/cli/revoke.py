@@ -18,6 +18,7 @@ from licet.ledger.records import ClaimedMs
 from licet.policies import acts
 from licet.policies.acts import NotEntitledError
 from licet.policies.cli.moments import moment
+from licet.policies.cli.preview import facts, preview, say
 from licet.policies.cli.recording import Recorder, recording
 from licet.policies.registry import Recorded, Registry
 from licet.policies.rights import revoked_from
@@ -36,6 +37,8 @@ def revoke_licence(
     key: Annotated[
         Path | None, typer.Option(help="The key of whoever revokes. Default: the operator's, the registry's own.")
     ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what it would touch.")] = False,
+    budget_s: Annotated[float, typer.Option(min=0, help="How long to look for what it touches.")] = 2.0,
     home: HomeOption = None,
     as_json: AsJson = False,
 ) -> None:
@@ -48,17 +51,25 @@ def revoke_licence(
         recorded = recorder.registry.find(attestation)
         by = _revoker(recorder.registry, signer)
         _refuse_late(recorder.registry, recorded, effective_ms)
+        touched = preview(place, recorder.registry, recorded.attestation.id, at_ms=at_ms, budget_s=budget_s)
+        if not as_json:
+            say(touched)
+        if dry_run:
+            nothing = "Nothing was revoked: this was a dry run."
+            terminal.show_result({"impact": facts(touched), "entry": None}, nothing, as_json=as_json)
+            return
         index = _revoke(recorder, recorded, reason, by, signer, effective_ms, at_ms)
-    facts = {
+    done = {
         "attestation": recorded.attestation.id,
         "source": recorded.attestation.statement.source,
         "effective": to_rfc3339(effective_ms),
         "by": by,
         "entry": index,
+        "impact": facts(touched),
     }
     ends = to_rfc3339(effective_ms)
-    text = f"Revoked {recorded.attestation.id.hex()} of {facts['source']} from {ends} on, in entry {index}."
-    terminal.show_result(facts, text, as_json=as_json)
+    text = f"Revoked {recorded.attestation.id.hex()} of {done['source']} from {ends} on, in entry {index}."
+    terminal.show_result(done, text, as_json=as_json)
 
 
 def _revoker(registry: Registry, signer: SigningKey) -> str:

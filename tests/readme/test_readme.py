@@ -26,7 +26,8 @@ ROOT = Path(__file__).resolve().parents[2]
 LEDGER = ROOT / "ledger"
 README = ROOT / "README.md"
 INSIDE = LEDGER / "README.md"
-DOCUMENTS = [README, INSIDE, *(ROOT / f"{name}.md" for name in ("DECISIONS", "CHANGELOG", "SECURITY"))]
+POLICIES = ROOT / "policies" / "README.md"
+DOCUMENTS = [README, INSIDE, POLICIES, *(ROOT / f"{name}.md" for name in ("DECISIONS", "CHANGELOG", "SECURITY"))]
 LEFT_OUT = "[…]"
 
 documents = pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))

@@ -1,0 +1,131 @@
+"""One `with gate(weights)`: who counts how much where, and the norms as they come in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import count
+
+import torch
+from torch import Tensor
+
+from licet.train.gate.errors import GateError, WeightsError
+from licet.train.gate.placement import Placement
+from licet.train.gate.rules import Rule, Share, Use, square
+from licet.train.gate.slots import Slot
+from licet.train.gate.targets import Target
+from licet.train.gate.tied import Several
+
+_serials = count(1)
+
+
+class Step:
+    """What the backward functions report to. Weights are read once, when it begins."""
+
+    def __init__(
+        self,
+        weights: Tensor,
+        placement: Placement,
+        slots: Sequence[Slot],
+        blocks: Sequence[str],
+        admitted: Tensor | None,
+    ) -> None:
+        table = checked(weights, len(blocks), admitted)
+        self.serial = next(_serials)
+        self.placement = placement
+        self.slots = slots
+        self.shares = [_share(row[b] for row in table) for b in range(len(blocks))]
+        self.admitted = [bool(s.examples) for s in self.shares] if admitted is None else admitted.tolist()
+        self.uses: list[dict[str, int]] = [{} for _ in slots]
+        self.looked_up: dict[int, list[Tensor]] = {}
+        self.received = [0] * len(slots)
+        self._several: dict[int, Several] = {}
+        self._squares: dict[torch.device, Tensor] = {}
+        self._shape = (placement.examples, len(blocks))
+
+    def receive(self, target: Target, rule: Rule, use: Use) -> Tensor | None:
+        """The gradient that the parameter may have from this use; its norms are noted on the way."""
+        share = self.shares[target.block]
+        for slot in target.slots:
+            self._arrived(slot)
+        if not share.examples:
+            if not self.admitted[target.block]:
+                return None
+            return use.tensors[-1].new_zeros(use.shape)  # admitted elsewhere: ranks must agree on who has a gradient
+        if target.path is None and sum(self.uses[target.slots[0].index].values()) <= 1:
+            total, squares = rule.combined(use, share)
+            self._add(target.block, share.examples, squares)
+            return total
+        return self._one_by_one(target, rule, use, share)
+
+    def norms(self) -> Tensor:
+        """Raw norms, float32 [examples, blocks]; NaN where a weight is zero."""
+        for index, several in self._several.items():
+            block = self.slots[index].block
+            examples, squares = several.squares()
+            self._add(block, examples, squares)
+        total = sum((part.cpu() for part in self._squares.values()), torch.zeros(self._shape, dtype=torch.float64))
+        found = torch.full(self._shape, torch.nan)
+        for block, share in enumerate(self.shares):
+            rows = list(share.examples)
+            found[rows, block] = total[rows, block].clamp_min(0).sqrt().float()
+        return found
+
+    def _arrived(self, slot: Slot) -> None:
+        self.received[slot.index] += 1
+        if self.received[slot.index] > sum(self.uses[slot.index].values()):
+            raise GateError(
+                f"{slot.name} received more gradients in this step than it was used in the forward pass.",
+                remedy="Run the forward pass inside `with gate(weights)`, and one backward pass for each.",
+            )
+
+    def _one_by_one(self, target: Target, rule: Rule, use: Use, share: Share) -> Tensor:
+        """For a parameter used several times, or by way of another tensor: the norm is that of a sum."""
+        total: Tensor | None = None
+        for example, weight in zip(share.examples, share.weights, strict=True):
+            found = rule.gradient(use, example)
+            for slot, gradient in target.lifted(found):
+                if sum(self.uses[slot.index].values()) <= 1:
+                    self._add(slot.block, (example,), square(gradient)[None])
+                else:
+                    self._gathered(slot).add(rule.name, example, gradient)
+            total = found * weight if total is None else total.add_(found, alpha=weight)
+        assert total is not None, "a share without examples was answered above"
+        for slot in target.slots:
+            if slot.index in self._several:
+                self._several[slot.index].arrived(rule.name)
+        return total
+
+    def _gathered(self, slot: Slot) -> Several:
+        found = self._several.get(slot.index)
+        if found is None:
+            rows = self.looked_up.get(slot.index, [])
+            found = self._several[slot.index] = Several(self.uses[slot.index], rows, self.placement)
+        return found
+
+    def _add(self, block: int, examples: Iterable[int], squares: Tensor) -> None:
+        held = self._squares.get(squares.device)
+        if held is None:
+            held = self._squares[squares.device] = torch.zeros(self._shape, dtype=torch.float64, device=squares.device)
+        for example, value in zip(examples, squares, strict=True):
+            held[example, block] += value
+
+
+def checked(weights: Tensor, blocks: int, admitted: Tensor | None) -> list[list[float]]:
+    """The weights as numbers; the one place where a step waits for the device."""
+    if not isinstance(weights, Tensor) or not weights.is_floating_point():
+        raise WeightsError("The gate's weights are a tensor of floats, [examples, blocks].")
+    if weights.dim() != 2 or weights.shape[1] != blocks or weights.shape[0] < 1:
+        raise WeightsError(f"The gate's weights are [examples, {blocks}], not {list(weights.shape)}.")
+    if admitted is not None and (admitted.dtype != torch.bool or tuple(admitted.shape) != (blocks,)):
+        raise WeightsError(f"`admitted` says of each of the {blocks} blocks whether any rank admits an example to it.")
+    weights = weights.detach().double().cpu()
+    if not bool(torch.isfinite(weights).all()):
+        raise WeightsError("The gate's weights hold a NaN or an infinity.", remedy="Weights are finite; 0 excludes.")
+    if admitted is not None and bool(((weights != 0).any(0) & ~admitted.cpu()).any()):
+        raise WeightsError("A block that this rank admits an example to is missing from `admitted`.")
+    return weights.tolist()  # type: ignore[no-any-return]
+
+
+def _share(weights: Iterable[float]) -> Share:
+    held = [(n, weight) for n, weight in enumerate(weights) if weight != 0]
+    return Share(tuple(n for n, _ in held), tuple(weight for _, weight in held))

@@ -1,0 +1,51 @@
+"""Small things done with gradients and other lists of tensors: set aside, dropped, copied, measured, read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+
+@contextmanager
+def set_aside(parameters: Sequence[nn.Parameter]) -> Iterator[dict[nn.Parameter, Tensor]]:
+    """Take gradients off their parameters, and put them back after."""
+    grads = {parameter: parameter.grad for parameter in parameters if parameter.grad is not None}
+    drop(parameters)
+    try:
+        yield grads
+    finally:
+        for parameter, grad in grads.items():
+            parameter.grad = grad
+
+
+def drop(parameters: Sequence[nn.Parameter]) -> None:
+    for parameter in parameters:
+        parameter.grad = None
+
+
+def wide(tensor: Tensor) -> Tensor:
+    """A copy in which a small change is not rounded away."""
+    return tensor.to(torch.float32) if tensor.dtype.itemsize < 4 else tensor.clone()
+
+
+def norm(tensors: Sequence[Tensor]) -> Tensor:
+    """The norm of some tensors together; of a sharded one, over all shards."""
+    norms = []
+    for tensor in tensors:
+        norm = torch.linalg.vector_norm(tensor, dtype=torch.promote_types(tensor.dtype, torch.float32))
+        whole = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
+        norms.append(whole.double())
+    if not norms:
+        return torch.zeros((), dtype=torch.float64)
+    return torch.linalg.vector_norm(torch.stack([norm.to(norms[0].device) for norm in norms]))
+
+
+def read(values: Sequence[Tensor]) -> tuple[float, ...]:
+    """Numbers off the device, all at once."""
+    if not values:
+        return ()
+    device = next((value.device for value in values if value.device.type != "cpu"), values[0].device)
+    return tuple(torch.stack([value.to(device) for value in values]).tolist())
