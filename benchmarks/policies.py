@@ -31,10 +31,10 @@ from licet.policies.decide import decide
 from licet.policies.evaluate import Gate
 from licet.policies.evidence import Evidence, Match, MatchKind
 from licet.policies.example import Example, Registration, Standing
+from licet.policies.policy import Policy
 from licet.policies.provenance import Custody, Labels, Provenance
 from licet.policies.rights import LicenceState
 from licet.policies.rulebook import Rulebook
-from licet.policies.schema import Policy
 
 _SOURCES = 64
 _MODEL = Architecture.uniform(32, embedding=1_000_000, layer=1_000_000, head=1_000_000)

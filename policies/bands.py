@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from licet.ledger.errors import ConfigError
 from licet.ledger.norms import LEVELS
 from licet.ledger.records import Block
-from licet.policies.schema import Cover, Falloff, Policy
+from licet.policies.policy import Policy
+from licet.policies.schema import Cover, Falloff
 
 BLOCKS_MAX = 4096
 _ROUNDING = 1e-9

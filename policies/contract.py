@@ -13,9 +13,10 @@ from enum import StrEnum
 from licet.ledger.errors import FormatError
 from licet.ledger.records import Digest
 from licet.policies.certificate import SkillCertificate
+from licet.policies.policy import Policy
 from licet.policies.reasons import Reason
 from licet.policies.rights import check_jurisdiction, covers
-from licet.policies.schema import Policy, Tenant
+from licet.policies.schema import Tenant
 from licet.policies.skills import share_min_ppm
 
 SKILLS_MAX = 64

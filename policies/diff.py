@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from licet.policies.schema import Policy
+from licet.policies.policy import Policy
 
 ABSENT = "(not there)"
 _NAMES = ("name", "id")

@@ -23,10 +23,10 @@ from licet.policies import prerequisites, strict_json
 from licet.policies.attestation import Attestation, open_envelope
 from licet.policies.bands import Architecture, quantised, resolve
 from licet.policies.example import BITS_PER_BYTE_MAX, Example, Standing, example_id
+from licet.policies.policy import Policy
 from licet.policies.prerequisites import ExampleClass
 from licet.policies.profile import Profile, Terms, profile, terms_of
 from licet.policies.reasons import Reason, Refused
-from licet.policies.schema import Policy
 
 CACHE_BYTES_MAX = 256 << 20
 """What a gate may remember of each kind, by the size of the envelopes: about 100,000 usual attestations."""

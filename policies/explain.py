@@ -9,9 +9,9 @@ from licet.ledger.norms import LEVELS
 from licet.policies.bands import Architecture
 from licet.policies.evaluate import Admission, Gate
 from licet.policies.example import Example
+from licet.policies.policy import Policy
 from licet.policies.profile import Factor, Profile
 from licet.policies.reasons import Reason
-from licet.policies.schema import Policy
 
 _SENTENCES = {
     "entropy": "examples of the entropy band {name} may go this deep",

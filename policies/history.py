@@ -36,8 +36,8 @@ from licet.policies.acts import (
     verify_source_rotation,
 )
 from licet.policies.example import Registration
+from licet.policies.policy import Policy, PolicyError
 from licet.policies.rights import Revocation
-from licet.policies.schema import Policy, PolicyError
 
 ACTS: tuple[type[Record], ...] = (
     KeyRotated,

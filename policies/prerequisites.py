@@ -10,9 +10,9 @@ from licet.policies import slope
 from licet.policies.attestation import Attestation
 from licet.policies.example import Example, Standing
 from licet.policies.manifest import holds
+from licet.policies.policy import Policy
 from licet.policies.reasons import Reason, Refused
 from licet.policies.rights import LicenceState, revoked_from, state_of
-from licet.policies.schema import Policy
 
 
 class ExampleClass(NamedTuple):

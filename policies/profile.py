@@ -16,10 +16,11 @@ from typing import NamedTuple
 from licet.ledger.records import Licence, LicenceKind
 from licet.policies.attestation import Attestation
 from licet.policies.bands import Layout, Spread, spread
+from licet.policies.policy import Policy
 from licet.policies.prerequisites import ExampleClass
 from licet.policies.reasons import Reason
 from licet.policies.rights import UNKNOWN_CLASS, classes_of, covers, is_spdx
-from licet.policies.schema import ALL_OTHERS, Authority, Condition, EntropyBand, Policy
+from licet.policies.schema import ALL_OTHERS, Authority, Condition, EntropyBand
 
 
 class Terms(NamedTuple):
@@ -31,7 +32,7 @@ class Terms(NamedTuple):
     held: frozenset[str]
     """Which terms the statement has, in the words of a policy's `require`."""
     quality: float | None
-    """Of the labels."""
+    """Of the labels: the worse of what the example and the attestation say."""
     measured_bands: tuple[str, ...]
     slope: int
     scope: tuple[str, ...]
@@ -49,7 +50,7 @@ def terms_of(example: ExampleClass, attestation: Attestation) -> Terms:
         registration.authority if registration is not None else "",
         statement.licence,
         _held(attestation),
-        example.quality if example.quality is not None else labels.quality if labels is not None else None,
+        min((one for one in (example.quality, labels and labels.quality) if one is not None), default=None),
         example.measured_bands,
         example.slope if example.slope is not None else 0,
         example.scope,

@@ -20,9 +20,9 @@ from licet.policies.attestation import Attestation, attestation_id, claimed_sour
 from licet.policies.attested import Attested, Recorded, claimed_source_of, keep, records, with_current_key
 from licet.policies.example import Registration, Standing
 from licet.policies.history import ACTS, History, Source
+from licet.policies.policy import Policy
 from licet.policies.reasons import Reason, Refused
 from licet.policies.rights import LicenceState, Revocation, revoked_from, state_of
-from licet.policies.schema import Policy
 
 __all__ = ["Problem", "Recorded", "Registry", "Source"]
 

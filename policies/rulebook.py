@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from licet.ledger.records import Mode
-from licet.policies.schema import Band, Limits, Policy
+from licet.policies.policy import Policy
+from licet.policies.schema import Band, Limits
 
 
 @dataclass(frozen=True, slots=True)

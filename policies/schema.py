@@ -1,53 +1,23 @@
 """The policy document: what a compliance officer writes, as TOML, and what each part of it means.
 
-A document is read whole or not at all. Whatever is wrong with it is said with the line and the field it stands in.
-Its identity is the digest of its text, so two parties who name the same digest mean the same rules.
+`policy.py` reads it, `consistency.py` says what must agree between its parts.
 """
 
 from __future__ import annotations
 
-import hashlib
 import re
-import tomllib
-from bisect import bisect_right
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
-from importlib import resources
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from licet.ledger.errors import ConfigError, FormatError
-from licet.ledger.records import Digest, LicenceKind, Mode, Recall
-from licet.policies.lines import line_of
-from licet.policies.rights import UNKNOWN_CLASS, check_jurisdiction
+from licet.ledger.errors import FormatError
+from licet.ledger.records import LicenceKind, Mode, Recall
+from licet.policies.rights import check_jurisdiction
 
-POLICY_BYTES_MAX = 60_000
-"""A policy is one entry of the registry log, and an entry has 65,535 bytes at most."""
 NAME_CHARS_MAX = 64
-PROBLEMS_MAX = 32
-"""More are counted, not told: nobody mends more at once."""
-KEY_PARTS_MAX = 16
 ALL_OTHERS = "*"
-_DEFAULTS = resources.files("licet.policies") / "defaults"
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
-_KEY_PART = r"""(?:[A-Za-z0-9_-]++|"[^"\n]*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+"""
-_DEEP_KEY = re.compile(rf"(?<![A-Za-z0-9_-]){_KEY_PART}(?:{_KEY_PART}){{{KEY_PARTS_MAX}}}")
-"""A key of more parts than any that means something. The parser's time grows with their square."""
-
-
-class PolicyError(ConfigError):
-    """A document that is no policy. `problems` says where and why: (line, field, message)."""
-
-    def __init__(self, name: str, problems: Sequence[tuple[int, str, str]], *, more: int = 0) -> None:
-        self.problems = tuple(problems)
-        said = "\n".join(f"  line {line}, {field}: {message}" for line, field, message in self.problems)
-        said += f"\n  and {more} more" if more else ""
-        super().__init__(
-            f"{name} cannot be used as a policy:\n{said}",
-            remedy="Mend these lines; `licet policy check` reads it again, and policies/README.md explains each field.",
-        )
 
 
 def _name(text: str) -> str:
@@ -301,207 +271,3 @@ class Document(_Part):
     skill: Mapping[Name, Skill] = {}
     exclusion: Exclusion = Exclusion()
     inference: Inference = Inference()
-
-
-@dataclass(frozen=True)
-class Policy:
-    """A policy that was read: its text, the digest that identifies it, and what it says."""
-
-    text: str
-    document: Document
-
-    @classmethod
-    def parse(cls, text: str | bytes, name: str = "The document") -> Policy:
-        """Read a document; `PolicyError` says all that is wrong with it."""
-        raw = text.encode(errors="surrogatepass") if isinstance(text, str) else text
-        if len(raw) > POLICY_BYTES_MAX:
-            raise PolicyError(name, [(1, "the whole", f"it has {len(raw)} bytes, and {POLICY_BYTES_MAX} is the most")])
-        try:
-            decoded = raw.decode()
-            if deep := _DEEP_KEY.search(decoded):
-                line = decoded.count("\n", 0, deep.start()) + 1
-                raise PolicyError(name, [(line, "the syntax", f"a key has more than {KEY_PARTS_MAX} parts")])
-            values = tomllib.loads(decoded)
-        except UnicodeDecodeError as error:
-            line = raw[: error.start].count(b"\n") + 1
-            raise PolicyError(name, [(line, "the text", "it is not UTF-8")]) from error
-        except (ValueError, RecursionError) as error:  # not only of TOML: a number of 5,000 digits is one, too
-            found = re.search(r"at line (\d+)", str(error))
-            raise PolicyError(name, [(int(found[1]) if found else 1, "the syntax", f"no TOML: {error}")]) from error
-        try:
-            document = Document.model_validate(values)
-        except ValidationError as error:
-            problems = [(_path(e["loc"]), _plainly(e)) for e in error.errors(include_url=False)]
-        else:
-            problems = list(_contradictions(document))
-            if not problems:
-                return cls(decoded, document)
-        told = [(line_of(decoded, path), _dotted(path), said) for path, said in problems[:PROBLEMS_MAX]]
-        raise PolicyError(name, told, more=len(problems) - len(told))
-
-    @classmethod
-    def read_default(cls, name: str) -> Policy:
-        """One of the policies that come with Licet."""
-        if name not in cls.defaults():
-            raise ConfigError(f"There is no default policy {name}.", remedy=f"There are {', '.join(cls.defaults())}.")
-        return cls.parse((_DEFAULTS / f"{name}.toml").read_bytes(), f"The default policy {name}")
-
-    @classmethod
-    def defaults(cls) -> tuple[str, ...]:
-        """The names of the policies that come with Licet."""
-        return tuple(sorted(file.name.removesuffix(".toml") for file in _DEFAULTS.iterdir()))
-
-    @cached_property
-    def digest(self) -> Digest:
-        return Digest(hashlib.sha256(self.text.encode()).digest())
-
-    @cached_property
-    def bands(self) -> tuple[str, ...]:
-        """The names of the depth bands, from the top down as they stand in the document."""
-        return tuple(band.name for band in self.document.band)
-
-    def weights(self, ceiling: Ceiling) -> tuple[float, ...]:
-        """A ceiling as one weight for each depth band."""
-        return tuple(ceiling.get(band, ceiling.get(ALL_OTHERS, 0.0)) for band in self.bands)
-
-    def entropy_band(self, bits_per_byte: float) -> EntropyBand:
-        """The entropy band that a measurement falls into."""
-        return self.document.entropy[bisect_right(self._entropy_edges, bits_per_byte)]
-
-    @cached_property
-    def _entropy_edges(self) -> tuple[float, ...]:
-        return tuple(band.below for band in self.document.entropy if band.below is not None)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Policy) and self.text == other.text
-
-    def __hash__(self) -> int:
-        return hash(self.digest)
-
-
-Path = tuple[str | int, ...]
-
-
-def _path(loc: tuple[int | str, ...]) -> Path:
-    """Pydantic's place of an error, without what it says of keys of tables."""
-    return tuple(part for part in loc if part != "[key]")
-
-
-def _dotted(path: Path) -> str:
-    return ".".join(str(part) for part in path) or "the document"
-
-
-def _plainly(error: Any) -> str:
-    """Pydantic's message as a sentence for the writer of the document."""
-    said = {"missing": "this is missing", "extra_forbidden": "there is no such field"}.get(error["type"])
-    return said or error["msg"].removeprefix("Value error, ")
-
-
-def _contradictions(document: Document) -> list[tuple[Path, str]]:
-    """What is wrong between the parts of a document whose parts are each well-formed."""
-    return [
-        *_band_problems(document),
-        *_ceiling_problems(document),
-        *_entropy_problems(document),
-        *_name_problems(document),
-    ]
-
-
-def _band_problems(document: Document) -> list[tuple[Path, str]]:
-    found: list[tuple[Path, str]] = []
-    names = [band.name for band in _named(document)]
-    found += [(("band",), f"{name} names two bands") for name in sorted({n for n in names if names.count(n) > 1})]
-    shares = sorted((band.share, i) for i, band in enumerate(document.band) if band.share is not None)
-    if not shares:
-        return found
-    if len(shares) < len(document.band):
-        return [*found, (("band",), "depth bands are all given as shares, or none of them is")]
-    end = 0.0
-    for share, i in shares:
-        if share[0] > end:
-            found.append((("band", i), f"the depth from {end} to {share[0]} is in no band"))
-        elif share[0] < end:
-            found.append((("band", i), f"the depth from {share[0]} to {min(end, share[1])} is in two bands"))
-        end = max(end, share[1])
-    if end < 1:
-        found.append((("band", shares[-1][1]), f"the depth from {end} to 1 is in no band"))
-    return found
-
-
-def _named(document: Document) -> list[Band | Reserved]:
-    return [*document.band, *document.reserved]
-
-
-def _ceiling_problems(document: Document) -> list[tuple[Path, str]]:
-    """A ceiling says something of each depth band and of nothing else."""
-    places: list[tuple[Path, Ceiling | None]] = [
-        *((("entropy", i, "ceiling"), band.ceiling) for i, band in enumerate(document.entropy)),
-        *((("slope", "ceilings", i), ceiling) for i, ceiling in enumerate(document.slope.ceilings)),
-        *((("authority", name, "ceiling"), authority.ceiling) for name, authority in document.authority.items()),
-        *((("licence", kind.value, "ceiling"), allowed.ceiling) for kind, allowed in document.licence.items()),
-        *((("rule", i, "ceiling"), rule.ceiling) for i, rule in enumerate(document.rule)),
-        *((("skill", name, "ceiling"), skill.ceiling) for name, skill in document.skill.items()),
-    ]
-    bands = [band.name for band in document.band]
-    found: list[tuple[Path, str]] = []
-    for path, ceiling in places:
-        if ceiling is None:
-            continue
-        found += [(path, f"there is no depth band {name}") for name in ceiling if name not in (*bands, ALL_OTHERS)]
-        missing = [name for name in bands if name not in ceiling and ALL_OTHERS not in ceiling]
-        if missing:
-            found.append((path, f'it says nothing of {", ".join(missing)}: name them, or all others with "*"'))
-    return found
-
-
-def _entropy_problems(document: Document) -> list[tuple[Path, str]]:
-    *inner, last = (band.below for band in document.entropy)
-    found: list[tuple[Path, str]] = []
-    if last is not None:
-        found.append((("entropy", len(inner), "below"), "the last entropy band has no end"))
-    before = 0.0
-    for i, below in enumerate(inner):
-        if below is None or below <= before:
-            found.append((("entropy", i, "below"), f"each entropy band ends above {before}, where the one before does"))
-        before = below or before
-    names = [band.name for band in document.entropy]
-    if len(set(names)) < len(names):
-        found.append((("entropy",), "two entropy bands have the same name"))
-    return found
-
-
-def _name_problems(document: Document) -> list[tuple[Path, str]]:
-    """Names that are used are declared."""
-    found: list[tuple[Path, str]] = []
-
-    def known(path: Path, used: Sequence[str] | frozenset[str] | None, declared: Any, what: str) -> None:
-        found.extend((path, f"there is no {what} {name}") for name in sorted(used or ()) if name not in declared)
-
-    bands = {band.name for band in _named(document)}
-    skills = {*document.skill, ALL_OTHERS}
-    ids = [rule.id for rule in document.rule]
-    again = [i for i, name in enumerate(ids) if name in ids[:i]]
-    found += [(("rule", i, "id"), f"two rules have the id {ids[i]}") for i in again]
-    for i, rule in enumerate(document.rule):
-        when: Path = ("rule", i, "when")
-        known((*when, "spdx"), rule.when.spdx, {*document.spdx, UNKNOWN_CLASS, "none"}, "class of licences")
-        known((*when, "authority"), rule.when.authority, document.authority, "authority class")
-        known((*when, "scope"), rule.when.scope, document.scopes, "scope")
-        known((*when, "skill"), rule.when.skill, document.skill, "skill")
-        known((*when, "entropy"), rule.when.entropy, {band.name for band in document.entropy}, "entropy band")
-    for name, skill in document.skill.items():
-        known(("skill", name, "bands"), skill.bands, bands, "band")
-        known(("skill", name, "authorities"), skill.authorities, document.authority, "authority class")
-    for name, authority in document.authority.items():
-        known(("authority", name, "skills"), authority.skills, skills, "skill")
-    for name, query in document.inference.query_class.items():
-        known(("inference", "query_class", name, "skills"), query.skills, document.skill, "skill")
-    for name, tenant in document.inference.tenant.items():
-        path: Path = ("inference", "tenant", name, "query_classes")
-        known(path, tenant.query_classes, document.inference.query_class, "query class")
-    if UNKNOWN_CLASS in document.spdx or "none" in document.spdx:
-        found.append((("spdx",), "unknown and none are what a licence is that is in no class or is not stated"))
-    patterns = [pattern for patterns in document.spdx.values() for pattern in patterns]
-    twice = sorted({pattern for pattern in patterns if patterns.count(pattern) > 1})
-    found += [(("spdx",), f"{pattern} is in two classes") for pattern in twice]
-    return found

@@ -16,8 +16,9 @@ from licet.ledger.reader import LogReader
 from licet.ledger.records import AttestationMentioned, Block, CheckpointSealed, Digest
 from licet.policies.certificate import PPM, SkillCertificate
 from licet.policies.lineage import find_seal, stretches_of
+from licet.policies.policy import Policy
 from licet.policies.reasons import Reason, Refused
-from licet.policies.schema import Policy, Skill
+from licet.policies.schema import Skill
 
 ExposureTotals = Mapping[tuple[str, Digest], int]
 """(block, attestation) → exact sum of recorded exposure."""

@@ -18,10 +18,10 @@ from licet.policies.cli.from_distributions import SOURCE_PREFIX, attest_distribu
 from licet.policies.cli.recording import reading, recording
 from licet.policies.evaluate import Admission, Gate, evaluate
 from licet.policies.example import Example
+from licet.policies.policy import Policy
 from licet.policies.provenance import Custody, Provenance
 from licet.policies.reasons import Reason
 from licet.policies.registry import Registry
-from licet.policies.schema import Policy
 
 POLICY = "open-source-code"
 _LESSONS_MAX = 24

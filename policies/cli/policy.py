@@ -21,7 +21,7 @@ from licet.policies.bands import Architecture, resolve
 from licet.policies.cli.recording import reading, recording
 from licet.policies.explain import Explanation
 from licet.policies.explain import explain as explained
-from licet.policies.schema import POLICY_BYTES_MAX, Policy
+from licet.policies.policy import POLICY_BYTES_MAX, Policy
 
 policy = typer.Typer(
     no_args_is_help=True, add_completion=False, help="Who may teach what, how deep, and what may be said: the rules."

@@ -22,8 +22,8 @@ from licet.ledger.witness import Submission
 from licet.policies import wire
 from licet.policies.attestation import adopt_envelope, open_envelope, parse_statement, statement_bytes
 from licet.policies.manifest import Manifest, ManifestEntry
+from licet.policies.policy import Policy
 from licet.policies.rights import parse_spdx
-from licet.policies.schema import Policy
 from tests.ledger.golden import GOLDEN
 from tests.policies import signed
 

@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 from licet.policies.bands import Architecture
-from licet.policies.schema import Policy
+from licet.policies.policy import Policy
 
 ALL: dict[str, float] = {"*": 1.0}
 

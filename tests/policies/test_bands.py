@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from licet.ledger.norms import LEVELS
 from licet.policies.bands import BLOCKS_MAX, Architecture, BandError, Layout, ModelBlock, quantised, resolve, spread
-from licet.policies.schema import Falloff, Policy
+from licet.policies.policy import Policy
+from licet.policies.schema import Falloff
 from tests.policies.signed import policy_text
 
 SHARES = """[[band]]
@@ -57,10 +58,15 @@ def counted(layout: Layout) -> dict[str, int]:
 
 def test_six_layers():
     assert named(resolve(policy(), model(6))) == {
-        "embedding": ("foundational",), "layer.0": ("foundational",),
-        "layer.1": ("behavioral",), "layer.2": ("behavioral",), "layer.3": ("behavioral",), "layer.4": ("behavioral",),
-        "layer.5": ("surface",), "head": ("surface",),
-    }  # fmt: skip
+        "embedding": ("foundational",),
+        "layer.0": ("foundational",),
+        "layer.1": ("behavioral",),
+        "layer.2": ("behavioral",),
+        "layer.3": ("behavioral",),
+        "layer.4": ("behavioral",),
+        "layer.5": ("surface",),
+        "head": ("surface",),
+    }
 
 
 def test_ninety_six_layers():
@@ -205,10 +211,13 @@ def test_a_reserved_band_over_blocks_that_are_not_there():
 # ---- falloff -------------------------------------------------------------------------------------------------------
 
 LAYOUTS = [
-    resolve(policy(), model(96)), resolve(policy(), model(6)), resolve(policy(), model(24, head=None)),
-    resolve(policy(), model(96, layers_per_block=5)), resolve(policy(top='measure = "parameters"'), model(40)),
+    resolve(policy(), model(96)),
+    resolve(policy(), model(6)),
+    resolve(policy(), model(24, head=None)),
+    resolve(policy(), model(96, layers_per_block=5)),
+    resolve(policy(top='measure = "parameters"'), model(40)),
     resolve(policy("layers = [[5, 5]]", "layers = [[2, 2], [4, 4]]", "layers = [[0, 1], [3, 3]]"), model(6)),
-]  # fmt: skip
+]
 layouts = st.sampled_from(LAYOUTS)
 weight = st.one_of(st.sampled_from([0.0, 0.2, 0.6, 1.0]), st.floats(0, 1))
 three = st.tuples(weight, weight, weight)

@@ -10,7 +10,7 @@ import pytest
 from licet.ledger.records import Determination
 from licet.policies.bands import Architecture, resolve
 from licet.policies.evaluate import Admission, Gate, evaluate
-from licet.policies.schema import Policy
+from licet.policies.policy import Policy
 from tests.policies.tables import alignment_reserved, open_source_code, publisher_licensing, regulated
 from tests.policies.tables.rows import Row, example, policy
 
@@ -30,7 +30,11 @@ def levels_by_band(name: str, admission: Admission, model: Architecture) -> list
     """The levels in the blocks of each depth band that no reserved band covers, and in the reserved blocks."""
     layout = resolve(Policy.read_default(name), model)
     found = [
-        {level for level, own, kept in zip(admission.levels, layout.own, layout.reserved, strict=True) if b in own and not kept}
+        {
+            level
+            for level, own, kept in zip(admission.levels, layout.own, layout.reserved, strict=True)
+            if b in own and not kept
+        }
         for b in range(len(BANDS))
     ]
     reserved = {level for level, kept in zip(admission.levels, layout.reserved, strict=True) if kept}
@@ -104,7 +108,7 @@ def test_two_policies_are_never_laxer_than_one(one, other):
         proposed, _ = example(table.ORDINARY, row)
         before, after = alone.admit(proposed), both.admit(proposed)
         assert all(a <= b for a, b in zip(after.levels, before.levels, strict=True)), row.id
-        assert set(before.reasons) <= set(after.reasons) or before.determination is not Determination.REJECTED
+        assert after.determination is Determination.REJECTED or before.determination is not Determination.REJECTED
 
 
 # ---- what the README tells -----------------------------------------------------------------------------------------
@@ -117,7 +121,9 @@ STORIES = [
 ]
 
 
-@pytest.mark.parametrize(("table", "name", "rule"), STORIES, ids=lambda value: value if isinstance(value, str) else None)
+@pytest.mark.parametrize(
+    ("table", "name", "rule"), STORIES, ids=lambda value: value if isinstance(value, str) else None
+)
 def test_the_deepest_blocks_name_what_decided(table, name, rule):
     row = next(row for row in table.ROWS if row.id == name)
     assert judged(table, row, SMALL).rules[0] == rule

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from licet.policies.diff import ABSENT, Change, diff
-from licet.policies.schema import Policy
+from licet.policies.policy import Policy
 from tests.policies.documents import SMALL, policy
 
 

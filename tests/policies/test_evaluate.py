@@ -18,9 +18,9 @@ from licet.policies.bands import Architecture
 from licet.policies.evaluate import Admission, Gate, evaluate
 from licet.policies.example import Example, Membership
 from licet.policies.manifest import Manifest, ManifestEntry
+from licet.policies.policy import Policy
 from licet.policies.reasons import Reason
 from licet.policies.rights import Revocation
-from licet.policies.schema import Policy
 from tests.policies import signed
 from tests.policies.documents import SIX, SMALL, policy
 from tests.policies.signed import DAY_MS, NOW_MS

@@ -89,7 +89,7 @@ def test_the_text_is_toml():
     assert tomllib.loads(TEXT)["spaced"]["out"]["k"] == 7
 
 
-@pytest.mark.parametrize(("path", "line"), PLACES, ids=lambda part: str(part))
+@pytest.mark.parametrize(("path", "line"), PLACES, ids=str)
 def test_a_value_is_found(path, line):
     assert line_of(TEXT, path) == line
 

@@ -33,10 +33,10 @@ from licet.policies.acts import (
 from licet.policies.attestation import attestation_id, open_envelope
 from licet.policies.bands import Architecture
 from licet.policies.evaluate import evaluate
+from licet.policies.policy import Policy
 from licet.policies.reasons import Reason, Refused
 from licet.policies.registry import Registry
 from licet.policies.rights import LicenceState
-from licet.policies.schema import Policy
 from tests.policies import signed
 
 ORIGIN = "example.org/registry"

@@ -37,13 +37,25 @@ P, A, E, R, X = (LicenceState(s) for s in ("pending", "active", "expired", "revo
 @pytest.mark.parametrize(
     ("begins", "ends", "revoked", "now", "state"),
     [
-        (None, None, None, 0, A), (100, None, None, 99, P), (100, None, None, 100, A), (None, 200, None, 199, A),
-        (None, 200, None, 200, E), (100, 200, None, 50, P), (100, 200, None, 150, A), (100, 200, None, 250, E),
-        (None, None, 150, 149, A), (None, None, 150, 150, R), (100, None, 50, 60, R), (None, 200, 150, 250, R),
-        (None, 200, 300, 250, E), (None, 200, 300, 350, R), (100, 200, 120, 99, P), (100, 100, None, 100, E),
+        (None, None, None, 0, A),
+        (100, None, None, 99, P),
+        (100, None, None, 100, A),
+        (None, 200, None, 199, A),
+        (None, 200, None, 200, E),
+        (100, 200, None, 50, P),
+        (100, 200, None, 150, A),
+        (100, 200, None, 250, E),
+        (None, None, 150, 149, A),
+        (None, None, 150, 150, R),
+        (100, None, 50, 60, R),
+        (None, 200, 150, 250, R),
+        (None, 200, 300, 250, E),
+        (None, 200, 300, 350, R),
+        (100, 200, 120, 99, P),
+        (100, 100, None, 100, E),
         (200, 100, None, 150, E),
     ],
-)  # fmt: skip
+)
 def test_a_state_at_a_moment(begins, ends, revoked, now, state):
     assert state_of(licence(valid_from_ms=begins, valid_until_ms=ends), revoked, now) is state
 
@@ -105,13 +117,28 @@ def test_no_place(name):
 @pytest.mark.parametrize(
     ("granted", "needed", "covered"),
     [
-        ([], "US", True), ([], "WORLD", True), (["WORLD"], "DE-BY", True), (["US"], "US", True), (["US"], "US-CA", True),
-        (["US-CA"], "US", False), (["US-CA"], "US-NY", False), (["EU"], "DE", True), (["EU"], "DE-BY", True),
-        (["EU"], "CH", False), (["EU"], "NO", False), (["EEA"], "NO", True), (["EEA"], "EU", True), (["EU"], "EEA", False),
-        (["EU", "NO", "IS", "LI"], "EEA", True), (["DE", "FR"], "EU", False), (["US"], "WORLD", False),
-        (["EU", "US"], "WORLD", False), (["GB"], "EU", False), (["DE"], "US", False),
+        ([], "US", True),
+        ([], "WORLD", True),
+        (["WORLD"], "DE-BY", True),
+        (["US"], "US", True),
+        (["US"], "US-CA", True),
+        (["US-CA"], "US", False),
+        (["US-CA"], "US-NY", False),
+        (["EU"], "DE", True),
+        (["EU"], "DE-BY", True),
+        (["EU"], "CH", False),
+        (["EU"], "NO", False),
+        (["EEA"], "NO", True),
+        (["EEA"], "EU", True),
+        (["EU"], "EEA", False),
+        (["EU", "NO", "IS", "LI"], "EEA", True),
+        (["DE", "FR"], "EU", False),
+        (["US"], "WORLD", False),
+        (["EU", "US"], "WORLD", False),
+        (["GB"], "EU", False),
+        (["DE"], "US", False),
     ],
-)  # fmt: skip
+)
 def test_what_a_licence_covers(granted, needed, covered):
     assert covers(granted, needed) is covered
 
@@ -143,10 +170,14 @@ CLASSES = {
 @pytest.mark.parametrize(
     ("text", "normal"),
     [
-        ("mit", "MIT"), ("MIT", "MIT"), ("GPL-2.0", "GPL-2.0-only"), ("GPL-2.0+", "GPL-2.0-or-later"),
-        ("(MIT)", "MIT"), ("MIT or apache-2.0", "MIT OR Apache-2.0"),
+        ("mit", "MIT"),
+        ("MIT", "MIT"),
+        ("GPL-2.0", "GPL-2.0-only"),
+        ("GPL-2.0+", "GPL-2.0-or-later"),
+        ("(MIT)", "MIT"),
+        ("MIT or apache-2.0", "MIT OR Apache-2.0"),
     ],
-)  # fmt: skip
+)
 def test_the_normal_spelling(text, normal):
     assert parse_spdx(text) == normal
     assert parse_spdx(normal) == normal
@@ -155,17 +186,28 @@ def test_the_normal_spelling(text, normal):
 @pytest.mark.parametrize(
     ("text", "classes"),
     [
-        ("CC0-1.0", {"free"}), ("MIT", {"permissive"}), ("Apache-2.0", {"permissive"}), ("GPL-3.0-only", {"strong"}),
-        ("GPL-2.0", {"strong"}), ("LGPL-2.1-or-later", {"weak"}), ("ISC", {"unknown"}),
-        ("MIT OR GPL-3.0-only", {"permissive"}), ("GPL-3.0-only OR MIT", {"permissive"}),
-        ("MIT AND GPL-3.0-only", {"permissive", "strong"}), ("MIT AND Apache-2.0", {"permissive"}),
-        ("GPL-3.0-only OR ISC", {"strong"}), ("GPL-3.0-only AND ISC", {"strong", "unknown"}),
-        ("(MIT AND ISC) OR GPL-3.0-only", {"strong"}), ("MIT AND (GPL-3.0-only OR LGPL-3.0-only)", {"permissive", "weak"}),
-        ("(MIT AND GPL-3.0-only) OR GPL-3.0-only", {"strong"}), ("CC0-1.0 OR MIT OR GPL-2.0-only", {"free"}),
-        ("GPL-2.0-only WITH Classpath-exception-2.0", {"weak"}), ("GPL-2.0-only WITH Bison-exception-2.2", {"strong"}),
+        ("CC0-1.0", {"free"}),
+        ("MIT", {"permissive"}),
+        ("Apache-2.0", {"permissive"}),
+        ("GPL-3.0-only", {"strong"}),
+        ("GPL-2.0", {"strong"}),
+        ("LGPL-2.1-or-later", {"weak"}),
+        ("ISC", {"unknown"}),
+        ("MIT OR GPL-3.0-only", {"permissive"}),
+        ("GPL-3.0-only OR MIT", {"permissive"}),
+        ("MIT AND GPL-3.0-only", {"permissive", "strong"}),
+        ("MIT AND Apache-2.0", {"permissive"}),
+        ("GPL-3.0-only OR ISC", {"strong"}),
+        ("GPL-3.0-only AND ISC", {"strong", "unknown"}),
+        ("(MIT AND ISC) OR GPL-3.0-only", {"strong"}),
+        ("MIT AND (GPL-3.0-only OR LGPL-3.0-only)", {"permissive", "weak"}),
+        ("(MIT AND GPL-3.0-only) OR GPL-3.0-only", {"strong"}),
+        ("CC0-1.0 OR MIT OR GPL-2.0-only", {"free"}),
+        ("GPL-2.0-only WITH Classpath-exception-2.0", {"weak"}),
+        ("GPL-2.0-only WITH Bison-exception-2.2", {"strong"}),
         ("MIT AND CC0-1.0 AND LGPL-3.0-only", {"free", "permissive", "weak"}),
     ],
-)  # fmt: skip
+)
 def test_classes(text, classes):
     assert classes_of(text, CLASSES) == classes
 
@@ -188,11 +230,42 @@ BOMB = " AND ".join(
     )
 )
 BAD = [
-    "", " ", "()", "MIT AND ()", "MIT MIT", "MIT OR", "OR MIT", "AND", "(MIT", "MIT)", ")(", "MIT WITH MIT", "MIT WITH",
-    "Classpath-exception-2.0", "NOASSERTION", "NONE", "Nonsense-9.9", "MIT/Apache-2.0", "MIT, ISC", "MIT+ISC", "\0", "é",
-    "\ud800", "MIT" * 2000, "(" * 2000 + "MIT" + ")" * 2000, "(" * 3000, "(MIT OR " * 400 + "MIT" + ")" * 400, BOMB,
-    "-", "+", "MIT'); DROP TABLE", "http://example.com/licence", "mit license", "a" * SPDX_BYTES_MAX, "MIT " * 1000,
-]  # fmt: skip
+    "",
+    " ",
+    "()",
+    "MIT AND ()",
+    "MIT MIT",
+    "MIT OR",
+    "OR MIT",
+    "AND",
+    "(MIT",
+    "MIT)",
+    ")(",
+    "MIT WITH MIT",
+    "MIT WITH",
+    "Classpath-exception-2.0",
+    "NOASSERTION",
+    "NONE",
+    "Nonsense-9.9",
+    "MIT/Apache-2.0",
+    "MIT, ISC",
+    "MIT+ISC",
+    "\0",
+    "é",
+    "\ud800",
+    "MIT" * 2000,
+    "(" * 2000 + "MIT" + ")" * 2000,
+    "(" * 3000,
+    "(MIT OR " * 400 + "MIT" + ")" * 400,
+    BOMB,
+    "-",
+    "+",
+    "MIT'); DROP TABLE",
+    "http://example.com/licence",
+    "mit license",
+    "a" * SPDX_BYTES_MAX,
+    "MIT " * 1000,
+]
 
 
 @pytest.mark.parametrize("text", BAD, ids=range(len(BAD)))
@@ -212,7 +285,9 @@ def test_the_limits_themselves_are_allowed():
 
 IDS = st.sampled_from(["MIT", "Apache-2.0", "ISC", "GPL-3.0-only", "LGPL-3.0-only", "CC0-1.0"])
 EXPRESSIONS = st.recursive(
-    IDS, lambda inner: st.tuples(inner, st.sampled_from(["AND", "OR"]), inner).map(lambda t: f"({' '.join(t)})"), max_leaves=5
+    IDS,
+    lambda inner: st.tuples(inner, st.sampled_from(["AND", "OR"]), inner).map(lambda t: f"({' '.join(t)})"),
+    max_leaves=5,
 )
 ORDER_OF_CLASSES = [*CLASSES, "unknown"]
 
@@ -232,7 +307,11 @@ def test_the_order_does_not_matter(one, other, how):
     assert classes_of(f"{one} {how} {other}", CLASSES) == classes_of(f"{other} {how} {one}", CLASSES)
 
 
-@given(st.one_of(st.text(max_size=60), st.lists(st.sampled_from(["MIT", "AND", "OR", "WITH", "(", ")", "+"])).map(" ".join)))
+@given(
+    st.one_of(
+        st.text(max_size=60), st.lists(st.sampled_from(["MIT", "AND", "OR", "WITH", "(", ")", "+"])).map(" ".join)
+    )
+)
 def test_no_expression_raises_anything_else(text):
     if is_spdx(text):
         assert parse_spdx(parse_spdx(text)) == parse_spdx(text)

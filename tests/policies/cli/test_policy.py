@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from licet.policies import wire
-from licet.policies.schema import Policy
+from licet.policies.policy import Policy
 from tests.ledger.cli.command import licet
 from tests.policies.documents import as_toml, document
 from tests.policies.test_evaluate import proposed

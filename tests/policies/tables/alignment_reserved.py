@@ -81,4 +81,4 @@ ROWS = [
     empty("licence-for-the-foundations", bands=("foundational",)),
     empty("licence-for-the-reserved-band", bands=("alignment",)),
     *common(ORDINARY, "instruction-following"),
-]  # fmt: skip
+]

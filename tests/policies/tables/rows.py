@@ -8,8 +8,8 @@ from typing import Any
 
 from licet.ledger.records import ClaimedMs, Determination, Licence, Recall, SourceState
 from licet.policies.example import Example
+from licet.policies.policy import Policy
 from licet.policies.provenance import Labels, Provenance
-from licet.policies.schema import Policy
 from tests.policies import signed
 
 LATER = ClaimedMs(signed.NOW_MS + 365 * signed.DAY_MS)
@@ -62,9 +62,22 @@ def common(ordinary: Mapping[str, Any], skill: str) -> list[Row]:
         no("expired", "attestation.expired", valid_from_ms=EARLIER, valid_until_ms=ClaimedMs(signed.NOW_MS)),
         no("not-yet-valid", "attestation.not-yet-valid", valid_from_ms=ClaimedMs(signed.NOW_MS + 1)),
         no("revoked", "attestation.revoked", revoked_ms=signed.NOW_MS),
-        no("revoked-and-suspended", "attestation.revoked", "source.suspended", revoked_ms=0, state=SourceState.SUSPENDED),
+        no(
+            "revoked-and-suspended",
+            "attestation.revoked",
+            "source.suspended",
+            revoked_ms=0,
+            state=SourceState.SUSPENDED,
+        ),
         no("other-content", "content.out-of-scope", content=signed.digest(b"other")),
-        no("source-excludes", "attestation.excludes", kind="exclusion"),
+        no(
+            "source-excludes",
+            "attestation.excludes",
+            kind="exclusion",
+            valid_from_ms=None,
+            valid_until_ms=None,
+            bands=(),
+        ),
         no("content-excluded", "content.excluded", excluded="content"),
         no("source-excluded", "content.excluded", excluded="sources"),
         no("attestation-excluded", "content.excluded", excluded="attestations"),
@@ -80,14 +93,30 @@ def common(ordinary: Mapping[str, Any], skill: str) -> list[Row]:
         no("no-slope", "metadata.slope-missing", slope=None),
         no("no-provenance", "metadata.provenance-missing", provenance=None),
         no("no-scope", "metadata.scope-missing", scope=()),
-        *(no(f"no-{name}", "metadata.field-missing", fields={name: None}) for name in fields if name in ordinary["required"]),
-        no("nothing-said", "metadata.entropy-band-missing", "metadata.entropy-missing", "metadata.field-missing",
-           "metadata.provenance-missing", "metadata.scope-missing", "metadata.slope-missing", entropy_band=None,
-           bits_per_byte=None, slope=None, provenance=None, scope=(), fields=dict.fromkeys(fields)),
+        *(
+            no(f"no-{name}", "metadata.field-missing", fields={name: None})
+            for name in fields
+            if name in ordinary["required"]
+        ),
+        no(
+            "nothing-said",
+            "metadata.entropy-band-missing",
+            "metadata.entropy-missing",
+            "metadata.field-missing",
+            "metadata.provenance-missing",
+            "metadata.scope-missing",
+            "metadata.slope-missing",
+            entropy_band=None,
+            bits_per_byte=None,
+            slope=None,
+            provenance=None,
+            scope=(),
+            fields=dict.fromkeys(fields),
+        ),
         no("slope-too-long", "slope.too-long", slope=5),
         no("skill-unknown", "skill.unknown", skills=("juggling",), granted=("juggling",)),
         no("skill-not-in-licence", "skill.not-credentialed", skills=(skill,)),
-    ]  # fmt: skip
+    ]
 
 
 def example(ordinary: Mapping[str, Any], row: Row) -> tuple[Example, bytes | None]:
@@ -108,13 +137,19 @@ def example(ordinary: Mapping[str, Any], row: Row) -> tuple[Example, bytes | Non
     known = signed.registration(authority=merged["authority"], state=merged.get("state", SourceState.ACTIVE))
     sources = (known,) if merged.get("registered", True) else (signed.registration("somebody-else"),)
     return signed.example(
-        **{name: merged[name] for name in ("entropy_band", "bits_per_byte", "slope", "scope", "content") if name in merged},
+        **{
+            name: merged[name]
+            for name in ("entropy_band", "bits_per_byte", "slope", "scope", "content")
+            if name in merged
+        },
         envelope=merged.get("envelope", envelope),
-        standing=signed.standing(*sources, at_ms=merged.get("at_ms", signed.NOW_MS), revocations=revocations, upstream=upstream),
+        standing=signed.standing(
+            *sources, at_ms=merged.get("at_ms", signed.NOW_MS), revocations=revocations, upstream=upstream
+        ),
         provenance=merged.get("provenance", attested),
         skills=merged.get("skills", ()),
         fields=tuple(sorted((name, value) for name, value in fields.items() if value is not None)),
-    ), envelope  # fmt: skip
+    ), envelope
 
 
 def policy(ordinary: Mapping[str, Any], row: Row, envelope: bytes | None) -> Policy:
