@@ -149,7 +149,7 @@ def _verdicts(policy: Policy) -> list[dict[str, Any]]:
     licence = Licence(LicenceKind.OPEN, "MIT", None, None, None, (), (), Recall.VERBATIM, ())
     quoted = replace(licence, recall=Recall.ABSTRACTION)
     states = {}
-    matches: dict[int, list[Match]] = {250: [], 150: []}
+    matches: dict[int, list[Match]] = {150: [], 90: []}
     for i in range(8):
         attestation = Digest(hashlib.sha256(bytes([i])).digest())
         states[attestation] = (LicenceState.ACTIVE, LicenceState.ACTIVE, LicenceState.EXPIRED, LicenceState.REVOKED)[
@@ -159,14 +159,14 @@ def _verdicts(policy: Policy) -> list[dict[str, Any]]:
         for stride, found in matches.items():
             start, verbatim = stride * i, MatchKind.VERBATIM
             found.append(
-                Match(start, start + 200, attestation, f"source.{i}", verbatim, 1.0, 200, Depth.SHALLOW, terms)
+                Match(start, start + 120, attestation, f"source.{i}", verbatim, 1.0, 120, Depth.SHALLOW, terms)
             )
     rules = Rulebook.of(policy)
     rows = []
     for what, evidence in (
-        ("verdict, 8 spans", Evidence(tuple(matches[250]))),
-        ("verdict, 8 spans, 32 blocks active", Evidence(tuple(matches[250]), (1.0,) * 32, (0.01,) * 32)),
-        ("verdict, 8 matches that overlap", Evidence(tuple(matches[150]))),
+        ("verdict, 8 spans", Evidence(tuple(matches[150]))),
+        ("verdict, 8 spans, 32 blocks active", Evidence(tuple(matches[150]), (1.0,) * 32, (0.01,) * 32)),
+        ("verdict, 8 matches that overlap", Evidence(tuple(matches[90]))),
         ("verdict, nothing matched", Evidence(())),
     ):
         spans = len(decide(evidence, states, rules).spans)

@@ -50,7 +50,7 @@ def terms_of(example: ExampleClass, attestation: Attestation) -> Terms:
         registration.authority if registration is not None else "",
         statement.licence,
         _held(attestation),
-        min((one for one in (example.quality, labels and labels.quality) if one is not None), default=None),
+        min((q for q in (example.quality, labels.quality if labels else None) if q is not None), default=None),
         example.measured_bands,
         example.slope if example.slope is not None else 0,
         example.scope,

@@ -22,6 +22,8 @@ class Reason(StrEnum):
         member.meaning = meaning
         return member
 
+    __hash__ = str.__hash__  # an enumeration's own is ten times slower, and verdicts are made of sets of these
+
     # -- the statement itself
     ATTESTATION_MISSING = "attestation.missing", "Nobody attested that this content may be used."
     ATTESTATION_MALFORMED = "attestation.malformed", "The attestation is not a statement that can be read."

@@ -29,6 +29,8 @@ _GROUPS: Mapping[str, frozenset[str]] = {"EU": _EU, "EEA": _EU | {"IS", "LI", "N
 class LicenceState(StrEnum):
     """What a licence is worth at a moment. `excluded` is what an exclusion says for ever."""
 
+    __hash__ = str.__hash__  # an enumeration's own is slow
+
     PENDING = "pending"
     ACTIVE = "active"
     EXPIRED = "expired"
