@@ -80,8 +80,7 @@ def _ruled(matches: Sequence[Match], states: LicenceStatus, rules: Rulebook, lim
     for match in matches:
         state = None if match.attestation is None else states.get(match.attestation)
         ground = ground_of(match, state, rules)
-        strict = ground.forbids or (ground.quotes and not ground.permits)
-        counts = _counts(match, rules.heightened if strict else limits)
+        counts = _counts(match, rules.heightened if ground.is_strict else limits)
         if ground.quotes and counts:
             quotes.setdefault(match.attestation, []).append((match, ground, state))
             continue

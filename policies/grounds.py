@@ -35,13 +35,15 @@ class Ground:
     """It permits only so many characters of the text."""
     forbids: bool = False
     alerts: bool = False
+    is_strict: bool = False
+    """Whether the heightened limits say from where on it counts."""
     quoted: tuple[Reason, ...] = ()
     beyond: tuple[Reason, ...] = ()
 
 
 def _quoting(*reasons: Reason, permits: bool) -> Ground:
     quoted, beyond = (*reasons, Reason.MATCH_QUOTATION), (*reasons, Reason.MATCH_BEYOND_QUOTATION)
-    return Ground(quoted, permits=permits, quotes=True, quoted=quoted, beyond=beyond)
+    return Ground(quoted, permits=permits, quotes=True, is_strict=not permits, quoted=quoted, beyond=beyond)
 
 
 # The names are bound once: looking up the member of an enumeration takes longer than all that is done with it here.
@@ -52,10 +54,10 @@ PERMITTED = Ground((Reason.MATCH_PERMITTED,), permits=True)
 QUOTABLE = _quoting(permits=True)
 PENDING = _quoting(Reason.LICENCE_PENDING, permits=False)
 EXPIRED = _quoting(Reason.LICENCE_EXPIRED, permits=False)
-REVOKED = Ground((Reason.LICENCE_REVOKED,), forbids=True, alerts=True)
-EXCLUDED = Ground((Reason.LICENCE_EXCLUDED,), forbids=True, alerts=True)
-TOO_DEEP = Ground((Reason.DEPTH_EXCEEDED,), forbids=True, alerts=True)
-UNKNOWN = Ground((Reason.EVIDENCE_INCOMPLETE,), forbids=True)
+REVOKED = Ground((Reason.LICENCE_REVOKED,), forbids=True, alerts=True, is_strict=True)
+EXCLUDED = Ground((Reason.LICENCE_EXCLUDED,), forbids=True, alerts=True, is_strict=True)
+TOO_DEEP = Ground((Reason.DEPTH_EXCEEDED,), forbids=True, alerts=True, is_strict=True)
+UNKNOWN = Ground((Reason.EVIDENCE_INCOMPLETE,), forbids=True, is_strict=True)
 ALERTING = frozenset({REVOKED.reasons, EXCLUDED.reasons, TOO_DEEP.reasons})
 
 _ACTIVE, _REVOKED, _EXCLUDED = LicenceState.ACTIVE, LicenceState.REVOKED, LicenceState.EXCLUDED

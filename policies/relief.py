@@ -27,9 +27,15 @@ def relieved(forbidden: Iterable[RuledSpan], permits: Sequence[Permit]) -> list[
     """
     parts: list[RuledSpan] = []
     for span in forbidden:
-        start, end, closeness = span.start, span.end, span.match.closeness
-        usable = [one for one in permits if one.start < end and start < one.end and one.match.closeness >= closeness]
-        parts += _split(span, usable) if usable else (span,)
+        start, end = span.start, span.end
+        near = [one for one in permits if one.start < end and start < one.end]
+        if near:
+            closeness = span.match.closeness
+            near = [one for one in near if one.match.closeness >= closeness]
+        if near:
+            parts += _split(span, near)
+        else:
+            parts.append(span)
     return parts
 
 
