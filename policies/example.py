@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from licet.ledger.records import Digest, SourceState
 from licet.policies.provenance import Provenance
@@ -40,6 +40,15 @@ class Standing:
     revocations: tuple[Revocation, ...] = ()
     upstream: tuple[bytes, ...] = ()
     """Envelopes of the attestations that the example's own derives from, all the way back."""
+    _hash: int = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        known = (self.registry, self.size, self.at_ms, self.sources, self.revocations, self.upstream)
+        object.__setattr__(self, "_hash", hash(known))
+
+    def __hash__(self) -> int:
+        """Made once: a million examples share a standing, and each is looked up by it."""
+        return self._hash
 
     def registration(self, source: str) -> Registration | None:
         return next((known for known in self.sources if known.source == source), None)
