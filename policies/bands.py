@@ -157,7 +157,7 @@ Extent = tuple[float, float]
 
 
 def _extents(model: Architecture, measure: str) -> list[tuple[Extent, ...]]:
-    """Where each block lies; tied weights lie at both ends."""
+    """Where each block lies. However large they are, the embedding lies at the bottom and the head at the top."""
     if not model.blocks or len(model.blocks) > BLOCKS_MAX or len({b.name for b in model.blocks}) < len(model.blocks):
         raise BandError(f"A model has 1 to {BLOCKS_MAX} blocks, each with a name of its own.")
     total = sum(block.parameters for block in model.blocks)
@@ -166,13 +166,13 @@ def _extents(model: Architecture, measure: str) -> list[tuple[Extent, ...]]:
     found: list[tuple[Extent, ...]] = []
     below = 0
     for block in model.blocks:
-        if measure == "parameters":
-            extent = (below / total, (below + block.parameters) / total)
-            below += block.parameters
-        elif block.layers is None:
+        if block.layers is None:
             extent = (0.0, 0.0) if block.is_embedding else (1.0, 1.0)
+        elif measure == "parameters":
+            extent = (below / total, (below + block.parameters) / total)
         else:
             extent = (block.layers[0] / model.layers, (block.layers[1] + 1) / model.layers)
+        below += block.parameters
         both = block.is_embedding and block.is_head
         found.append((extent, (1.0, 1.0)) if both else (extent,))
     return found

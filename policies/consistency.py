@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from licet.policies.rights import UNKNOWN_CLASS
-from licet.policies.schema import ALL_OTHERS, Band, Ceiling, Document, Reserved
+from licet.policies.schema import ALL_OTHERS, Band, Ceiling, Condition, Document, Reserved
 
 Path = tuple[str | int, ...]
 """Where in a document something stands: names of tables and fields, numbers in lists."""
@@ -98,12 +98,13 @@ def _name_problems(document: Document) -> list[tuple[Path, str]]:
     again = [i for i, name in enumerate(ids) if name in ids[:i]]
     found += [(("rule", i, "id"), f"two rules have the id {ids[i]}") for i in again]
     for i, rule in enumerate(document.rule):
-        when: Path = ("rule", i, "when")
-        known((*when, "spdx"), rule.when.spdx, {*document.spdx, UNKNOWN_CLASS, "none"}, "class of licences")
-        known((*when, "authority"), rule.when.authority, document.authority, "authority class")
-        known((*when, "scope"), rule.when.scope, document.scopes, "scope")
-        known((*when, "skill"), rule.when.skill, document.skill, "skill")
-        known((*when, "entropy"), rule.when.entropy, {band.name for band in document.entropy}, "entropy band")
+        for where, condition in (("when", rule.when), ("unless", rule.unless or Condition())):
+            when: Path = ("rule", i, where)
+            known((*when, "spdx"), condition.spdx, {*document.spdx, UNKNOWN_CLASS, "none"}, "class of licences")
+            known((*when, "authority"), condition.authority, document.authority, "authority class")
+            known((*when, "scope"), condition.scope, document.scopes, "scope")
+            known((*when, "skill"), condition.skill, document.skill, "skill")
+            known((*when, "entropy"), condition.entropy, {band.name for band in document.entropy}, "entropy band")
     for name, skill in document.skill.items():
         known(("skill", name, "bands"), skill.bands, bands, "band")
         known(("skill", name, "authorities"), skill.authorities, document.authority, "authority class")

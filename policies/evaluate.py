@@ -11,10 +11,11 @@ file or a registry: the example brings what the registry said.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from licet.ledger.errors import FormatError
 from licet.ledger.norms import LEVELS
@@ -114,11 +115,12 @@ class Gate:
         self.policies = tuple(sorted(set(policies), key=lambda policy: policy.digest))  # whatever order they came in
         self.layouts = tuple(resolve(policy, model) for policy in self.policies)
         self.digests = tuple(policy.digest for policy in self.policies)
+        self._entropy = tuple((policy.entropy_edges, policy.entropy_names) for policy in self.policies)
         self._excluded = frozenset(
             bytes.fromhex(digest) for policy in self.policies for digest in policy.document.exclusion.content
         )
         self._opened: _Cache[tuple[bytes, Standing], Attestation | Refused] = _Cache()
-        self._known: _Cache[ExampleClass, _Known] = _Cache()
+        self._known: _Cache[tuple[Any, ...], _Known] = _Cache()
         self._shapes: _Cache[Terms, _Shape] = _Cache()
         self._rejections: _Cache[tuple[Attestation | None, tuple[Reason, ...]], Admission] = _Cache()
 
@@ -148,7 +150,7 @@ class Gate:
     def _judged(self, example: Example) -> _Known:
         key = self._class_of(example)
         known = self._known.get(key)
-        return known if known is not None else self._known.put(key, self._judge(key), _cost(key.envelope))
+        return known if known is not None else self._known.put(key, self._judge(ExampleClass(*key)), _cost(key[0]))
 
     def _judge(self, key: ExampleClass) -> _Known:
         opened = self._open(key)
@@ -166,19 +168,21 @@ class Gate:
             return _Known(self._rejected(opened, reasons if shape is None else shape.reasons), opened, subjects)
         return _Known(Admission(*shape, self.digests, opened.id, opened.statement.source), opened, subjects)
 
-    def _class_of(self, example: Example) -> ExampleClass:
-        labels = example.provenance.labels if example.provenance is not None else None
-        measured = example.bits_per_byte
-        return ExampleClass(
+    def _class_of(self, example: Example) -> tuple[Any, ...]:
+        """The fields of its `ExampleClass`, which is made only where it is needed: this runs for each example."""
+        provenance, measured = example.provenance, example.bits_per_byte
+        labels = provenance.labels if provenance is not None else None
+        bands: tuple[str, ...] = ()
+        if measured is not None and 0 <= measured <= BITS_PER_BYTE_MAX:
+            bands = tuple([names[bisect_right(edges, measured)] for edges, names in self._entropy])
+        return (
             example.envelope,
             example.standing,
             example.entropy_band,
-            ()
-            if measured is None or not 0 <= measured <= BITS_PER_BYTE_MAX
-            else tuple([policy.entropy_band(measured).name for policy in self.policies]),
+            bands,
             example.slope,
             example.scope,
-            example.provenance is not None,
+            provenance is not None,
             labels.quality if labels is not None else None,
             example.skills,
             example.fields,
@@ -186,7 +190,7 @@ class Gate:
 
     def profiles(self, example: Example) -> list[Profile]:
         """What each policy says of an example whose attestation can be read; nothing of another."""
-        key = self._class_of(example)
+        key = ExampleClass(*self._class_of(example))
         opened = self._open(key)
         return [] if isinstance(opened, Refused) else self._weighed(terms_of(key, opened))
 

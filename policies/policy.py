@@ -110,10 +110,14 @@ class Policy:
 
     def entropy_band(self, bits_per_byte: float) -> EntropyBand:
         """The entropy band that a measurement falls into."""
-        return self.document.entropy[bisect_right(self._entropy_edges, bits_per_byte)]
+        return self.document.entropy[bisect_right(self.entropy_edges, bits_per_byte)]
 
     @cached_property
-    def _entropy_edges(self) -> tuple[float, ...]:
+    def entropy_names(self) -> tuple[str, ...]:
+        return tuple(band.name for band in self.document.entropy)
+
+    @cached_property
+    def entropy_edges(self) -> tuple[float, ...]:
         return tuple(band.below for band in self.document.entropy if band.below is not None)
 
     def __eq__(self, other: object) -> bool:

@@ -20,7 +20,7 @@ from licet.policies.policy import Policy
 from licet.policies.prerequisites import ExampleClass
 from licet.policies.reasons import Reason
 from licet.policies.rights import UNKNOWN_CLASS, classes_of, covers, is_spdx
-from licet.policies.schema import ALL_OTHERS, Authority, Condition, EntropyBand
+from licet.policies.schema import ALL_OTHERS, Authority, Condition, EntropyBand, Rule
 
 
 class Terms(NamedTuple):
@@ -102,7 +102,7 @@ def profile(terms: Terms, policy: Policy, layout: Layout, entropy: EntropyBand) 
     """The weights of a class of examples under one policy, in one of its entropy bands."""
     document = policy.document
     subject = _Subject(terms, policy, entropy)
-    rejecting = tuple(rule.id for rule in document.rule if rule.reject and subject.meets(rule.when))
+    rejecting = tuple(rule.id for rule in document.rule if rule.reject and subject.is_under(rule))
     reasons = sorted({*subject.problems(), *([Reason.RULE_REJECTS] if rejecting else [])})
     base = policy.weights(entropy.ceiling)
     groups = [] if reasons else subject.groups(layout)
@@ -203,12 +203,16 @@ class _Subject:
             shallow = tuple(float(band == layout.surface) for band in range(len(self.policy.bands)))
             factors.append(Factor("licence.time-limited.surface", shallow, "What may have to go is not taught deep."))
         for rule in document.rule:
-            if rule.ceiling is not None and self.meets(rule.when):
+            if rule.ceiling is not None and self.is_under(rule):
                 factors.append(Factor(f"rule.{rule.id}", weights(rule.ceiling), rule.because))
         return factors
 
-    def meets(self, when: Condition) -> bool:
-        """Whether all that a rule asks for holds."""
+    def is_under(self, rule: Rule) -> bool:
+        """Whether a rule applies."""
+        return self._meets(rule.when) and (rule.unless is None or not self._meets(rule.unless))
+
+    def _meets(self, when: Condition) -> bool:
+        """Whether all that a condition asks for holds."""
         terms, licence, held = self.terms, self.terms.licence, dict(self.terms.fields)
         return (
             (when.kind is None or licence.kind in when.kind)

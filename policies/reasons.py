@@ -56,7 +56,6 @@ class Reason(StrEnum):
     LICENCE_KIND_NOT_ADMITTED = "licence.kind-not-admitted", "The policy admits no licence of this kind."
     LICENCE_TERM_MISSING = "licence.term-missing", "The licence lacks a term that the policy asks for."
     LICENCE_SPDX_UNKNOWN = "licence.spdx-unknown", "The licence expression is not one that SPDX knows."
-    LICENCE_SPDX_UNCLASSIFIED = "licence.spdx-unclassified", "The policy puts this licence into no class."
     JURISDICTION_NOT_COVERED = "jurisdiction.not-covered", "The licence does not cover a jurisdiction it is needed in."
     SKILL_UNKNOWN = "skill.unknown", "The policy does not know the skill."
     SKILL_NOT_CREDENTIALED = "skill.not-credentialed", "The source has no right to teach the skill."

@@ -21,6 +21,8 @@ from licet.ledger.records import Digest, Licence, LicenceKind
 SPDX_BYTES_MAX = 4096
 SPDX_NESTING_MAX = 32
 _JURISDICTION = re.compile(r"[A-Z]{2}(-[A-Z0-9]{1,3})?|EU|EEA|WORLD")
+_OWN_LICENCE = re.compile(r"(DocumentRef-[A-Za-z0-9.-]+:)?LicenseRef-[A-Za-z0-9.-]+")
+"""What SPDX keeps for licences that it does not list; a policy may put them into a class, else they are unknown."""
 WORLD = "WORLD"
 _EU = frozenset(re.findall("..", "ATBEBGHRCYCZDKEEFIFRDEGRHUIEITLVLTLUMTNLPLPTROSKSIESSE"))
 _GROUPS: Mapping[str, frozenset[str]] = {"EU": _EU, "EEA": _EU | {"IS", "LI", "NO"}}
@@ -193,7 +195,8 @@ def _parsed(text: str) -> Any:
             remedy="State the licence that was chosen.",
         )
     try:
-        parsed = _spdx_list().parse(text, validate=True, strict=True)
+        parsed = _spdx_list().parse(text, validate=False, strict=True)
+        unknown = [key for key in _spdx_list().unknown_license_keys(parsed) if not _OWN_LICENCE.fullmatch(key)]
     except Exception as error:  # the parser raises whatever comes, assertions included
         raise FormatError(
             f"{text[:200]!r} is no SPDX licence expression: {error}.",
@@ -201,4 +204,8 @@ def _parsed(text: str) -> Any:
         ) from error
     if parsed is None:
         raise FormatError("A licence expression is empty.")
+    if unknown:
+        raise FormatError(
+            f"SPDX lists no licence {unknown[0][:100]!r}.", remedy="A licence that it does not list is LicenseRef-NAME."
+        )
     return parsed

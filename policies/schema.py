@@ -157,6 +157,7 @@ class Rule(_Part):
 
     id: Name
     when: Condition = Condition()
+    unless: Condition | None = Field(default=None, description="what exempts from it, read like `when`")
     reject: bool = False
     ceiling: Ceiling | None = None
     because: str = Field(min_length=1, description="one sentence for whoever asks why")

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import re
+from pathlib import Path
 from types import ModuleType
 
 import pytest
 
+import licet.policies
 from licet.ledger.records import Determination
 from licet.policies.bands import Architecture, resolve
 from licet.policies.evaluate import Admission, Gate, evaluate
@@ -127,3 +130,32 @@ STORIES = [
 def test_the_deepest_blocks_name_what_decided(table, name, rule):
     row = next(row for row in table.ROWS if row.id == name)
     assert judged(table, row, SMALL).rules[0] == rule
+
+
+README = (Path(licet.policies.__file__).resolve().parent / "README.md").read_text()
+
+
+@pytest.mark.parametrize(("table", "name"), [story[:2] for story in STORIES], ids=[story[1] for story in STORIES])
+def test_the_readmes_tables_are_what_comes_out(table, name):
+    """Each row: a band, its level on 6 layers and on 96 (at the edge of the surface: another), and what decided."""
+    policy_name = table.ORDINARY["policy"]
+    row = next(row for row in table.ROWS if row.id == name)
+    story = README.partition(f"**`{policy_name}`**")[2].partition("**`")[0].partition("\n## ")[0]
+    told = re.findall(
+        r"^\| (\w+) \| .*: (\d+) \| .*?: (\d+)(?: \(80–83.*: (\d+)\))? \| `(.+)` \|$", story, re.MULTILINE
+    )
+    small, large = (judged(table, row, model) for model in (SMALL, LARGE))
+    edge = [block.name for block in LARGE.blocks].index("layers.80-83")
+    layout = resolve(Policy.read_default(policy_name), SMALL)
+    assert [band for band, *_ in told] == [
+        "surface",
+        "behavioral",
+        *(["reserved"] if layout.reserved_names else []),
+        "foundational",
+    ]
+    for band, on_small, on_large, at_edge, rule in told:
+        kept = band == "reserved"
+        inside = [i for i, held in enumerate(layout.reserved) if (held if kept else layout.bands_of(i) == (band,))]
+        assert {small.levels[i] for i in inside} == {int(on_small)} == {int(on_large)}
+        assert {small.rules[i] for i in inside} == {f"{policy_name}/{rule}"}
+        assert not at_edge or large.levels[edge] == int(at_edge)

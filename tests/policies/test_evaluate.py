@@ -95,6 +95,25 @@ def test_depth_is_the_product_of_what_limits_it(example, levels, rule):
     assert admission.rules[0] == rule
 
 
+def test_a_rule_applies_unless_something_exempts():
+    rule = {
+        "id": "outsiders",
+        "unless": {"authority": ["safety"]},
+        "ceiling": {"surface": 1.0, "*": 0.0},
+        "because": "so",
+    }
+    rules = policy(rule=[*SMALL["rule"], rule])
+    assert bands(judged(proposed(), rules)) == {"surface": 15, "behavioral": 0, "foundational": 0}
+    assert bands(judged(proposed(authority="safety"), rules))["foundational"] == 15
+
+
+def test_a_licence_of_its_own_is_unknown_unless_the_policy_classes_it():
+    terms = {"spdx": "LicenseRef-Acme-2 OR LicenseRef-Other"}
+    assert judged(proposed(terms=terms)).reasons == (Reason.RULE_REJECTS,)
+    known = policy(spdx={"permissive": ["MIT", "LicenseRef-Acme-*"], "copyleft": ["GPL-*"]})
+    assert judged(proposed(authority="safety", terms=terms), known).determination is Determination.ADMITTED
+
+
 def test_weights_fall_off_inside_the_less_restricted_band_only():
     admission = judged(proposed(authority="safety", terms={"spdx": "GPL-3.0-only"}))
     assert admission.levels == (0, 0, 0, 0, 0, 0, 10, 15)  # layer 5 lies 0.067 above the edge, and the width is 0.1
