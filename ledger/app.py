@@ -20,6 +20,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "attest": ("licet.policies.cli.attest:attest", "Sign and record under which terms content may be used."),
     "revoke": ("licet.policies.cli.revoke:revoke", "End a licence."),
     "ledger": ("licet.ledger.cli.ledger:ledger", "Read, prove, verify and mirror the logs."),
+    "seal": ("licet.train.cli.seal:seal", "Check sealed checkpoints."),
     "receipt": ("licet.ledger.cli.receipt:receipt", "Check a receipt offline."),
 }
 """name → (module:Typer application, what it does). Names of other folders stand here as text: nothing is imported."""

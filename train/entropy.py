@@ -29,7 +29,8 @@ from torch.nn.functional import cross_entropy
 
 from licet.ledger.errors import ConfigError, FormatError
 from licet.policies.example import BITS_PER_BYTE_MAX
-from licet.policies.schema import EntropyBand, Policy
+from licet.policies.policy import Policy
+from licet.policies.schema import EntropyBand
 
 _EMPTY_STREAM_BITS = 10
 """Three bits for the last block's head, seven for its end."""

@@ -8,6 +8,9 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+_PIECE = 1 << 17
+"""Elements that stay in a processor's cache."""
+
 
 @contextmanager
 def set_aside(parameters: Sequence[nn.Parameter]) -> Iterator[dict[nn.Parameter, Tensor]]:
@@ -31,6 +34,20 @@ def wide(tensor: Tensor) -> Tensor:
     return tensor.to(torch.float32) if tensor.dtype.itemsize < 4 else tensor.clone()
 
 
+def moved(before: Sequence[Tensor], after: Sequence[Tensor]) -> Tensor:
+    """The norm of a difference, piece by piece, so that no second copy is made of what is large."""
+    pieces = []
+    for old, new in zip(before, after, strict=True):
+        if hasattr(new, "full_tensor"):  # sharded: the norm is taken over all shards
+            pieces.append(norm([old - new]))
+            continue
+        piece = _PIECE if new.device.type == "cpu" else max(new.numel(), 1)
+        for a, b in zip(torch.split(old.flatten(), piece), torch.split(new.detach().flatten(), piece), strict=True):
+            pieces.append(torch.linalg.vector_norm(a - b).double())
+    whole: Tensor = torch.linalg.vector_norm(torch.stack(pieces))
+    return whole
+
+
 def norm(tensors: Sequence[Tensor]) -> Tensor:
     """The norm of some tensors together; of a sharded one, over all shards."""
     norms = []
@@ -40,7 +57,8 @@ def norm(tensors: Sequence[Tensor]) -> Tensor:
         norms.append(whole.double())
     if not norms:
         return torch.zeros((), dtype=torch.float64)
-    return torch.linalg.vector_norm(torch.stack([norm.to(norms[0].device) for norm in norms]))
+    together: Tensor = torch.linalg.vector_norm(torch.stack([norm.to(norms[0].device) for norm in norms]))
+    return together
 
 
 def read(values: Sequence[Tensor]) -> tuple[float, ...]:

@@ -10,7 +10,8 @@ stood behind each block in this batch.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+import math
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
 from typing import Any, Protocol
@@ -20,8 +21,8 @@ from torch import Tensor, nn
 from torch import distributed as dist
 from torch.optim import Optimizer
 
-from licet.ledger.errors import ConfigError
-from licet.train.gradients import drop, norm, read, set_aside, wide
+from licet.ledger.errors import ConfigError, LicetError
+from licet.train.gradients import drop, moved, norm, read, set_aside, wide
 from licet.train.step_report import StepReport
 
 __all__ = ["GatedParameters", "GuardError", "GuardedOptimizer", "NotFinite"]
@@ -44,16 +45,16 @@ class GatedParameters(Protocol):
 
     @property
     def block_names(self) -> Sequence[str]: ...
-    def parameters_of(self, block: str) -> Sequence[nn.Parameter]: ...
-    def came_through(self, parameter: nn.Parameter) -> bool: ...
+    def block_of(self, parameter: Tensor) -> int: ...
+    def came_through(self, parameter: Tensor) -> bool: ...
 
 
 class GuardedOptimizer(Optimizer):
     """Any torch optimizer whose state is kept per parameter, behind the guard. Schedulers take it as an optimizer.
 
-    `reserved` names the rights that a block asks for (`rights.reserved_rights`); `clip_norm` bounds each block's own gradient,
-    because one bound for all would let an example admitted to one block rescale another. `model` is for messages.
-    With `group`, all its ranks must have gradients in the same blocks.
+    `reserved` names the rights that a block asks for (`rights.reserved_rights`). `clip_norm` bounds each block's own
+    gradient, because one bound for all would let an example admitted to one block rescale another. `model` is for
+    messages. With `group`, all its ranks must have gradients in the same blocks.
     """
 
     def __init__(
@@ -76,14 +77,15 @@ class GuardedOptimizer(Optimizer):
         self.inner = optimizer
         self.blocks = tuple(gate.block_names)
         self._gate = gate
-        self._members = {block: tuple(gate.parameters_of(block)) for block in self.blocks}
-        self._names = _names(self._members, model)
+        self._known_names = {p: name for name, p in model.named_parameters()} if model is not None else {}
+        self._names: dict[nn.Parameter, str] = {}
+        self._members: dict[str, tuple[nn.Parameter, ...]] = dict.fromkeys(self.blocks, ())
         self._reserved = _known(self.blocks, {b: frozenset(rights) for b, rights in (reserved or {}).items()})
         bounds = clip_norm if isinstance(clip_norm, Mapping) else dict.fromkeys(self.blocks, clip_norm)
         self._bounds = {block: _bound(value) for block, value in _known(self.blocks, bounds).items()}
         self._not_finite = NotFinite(not_finite)
         self._group = group
-        self._check_members(optimizer.param_groups)
+        self._take_up(self._placed(optimizer.param_groups))
 
     def step(  # type: ignore[override]  # a report, not a loss
         self, closure: None = None, *, authorities: Mapping[str, Collection[str]] | None = None
@@ -105,24 +107,20 @@ class GuardedOptimizer(Optimizer):
         given = {block: self._given(block) for block in self.blocks}
         self._check_authority(given, authorities)
         self._check_ranks(given)
-        norms = read([norm([p.grad for p in given[block] if p.grad is not None]) for block in self.blocks])
-        bad = tuple(block for block, norm in zip(self.blocks, norms, strict=True) if not norm < float("inf"))
-        left_out = self._left_out(bad)
-        factors, deltas = [], []
-        with self._watched(
-            parameter for b in self.blocks if not given[b] or b in left_out for parameter in self._members[b]
+        norms = read([norm(_gradients(given[block])) for block in self.blocks])
+        bad = tuple(block for block, size in zip(self.blocks, norms, strict=True) if not size < math.inf)
+        for block in self._left_out(bad):
+            drop(given[block])
+            given[block] = ()
+        sizes = dict(zip(self.blocks, norms, strict=True))
+        factors = tuple(self._clip(block, given[block], sizes[block]) for block in self.blocks)
+        with (
+            self._watched(block for block in self.blocks if not given[block]),
+            set_aside([parameter for block in self.blocks for parameter in given[block]]) as grads,
         ):
-            for block, norm in zip(self.blocks, norms, strict=True):
-                steps = bool(given[block]) and block not in left_out
-                factors.append(self._clip(block, given[block], norm) if steps else 1.0)
-                if block in left_out:
-                    drop(given[block])
-            with set_aside([p for block in self.blocks for p in given[block]]) as grads:
-                for block in self.blocks:
-                    moved = given[block] if block not in left_out else ()
-                    deltas.append(self._step_block(moved, grads))
-        stepped = tuple(bool(given[block]) and block not in left_out for block in self.blocks)
-        return StepReport(self.blocks, stepped, norms, tuple(factors), read(deltas), bad)
+            deltas = [self._step_block(given[block], grads) for block in self.blocks]
+        stepped = tuple(bool(given[block]) for block in self.blocks)
+        return StepReport(self.blocks, stepped, norms, factors, read(deltas), bad)
 
     # -- what a torch optimizer is asked
 
@@ -148,8 +146,9 @@ class GuardedOptimizer(Optimizer):
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         params = param_group.get("params", ())
         one = {**param_group, "params": [params] if isinstance(params, Tensor) else list(params)}
-        self._check_members([one])
+        placed = list(self._placed([one]))
         self.inner.add_param_group(one)
+        self._take_up(placed)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         if not set_to_none:
@@ -165,14 +164,13 @@ class GuardedOptimizer(Optimizer):
     def _given(self, block: str) -> tuple[nn.Parameter, ...]:
         """The parameters of a block that have a gradient."""
         found = tuple(p for p in self._members[block] if p.grad is not None)
-        for parameter in found:
-            assert parameter.grad is not None
+        for parameter, gradient in zip(found, _gradients(found), strict=True):
             if not self._gate.came_through(parameter):
                 raise GuardError(
                     f"The gradient of {self._names[parameter]} did not come through the gate.",
                     remedy="Run backward inside `with gate(weights):`, and let nothing else write to .grad.",
                 )
-            if parameter.grad.is_sparse:
+            if gradient.is_sparse:
                 raise GuardError(f"The gradient of {self._names[parameter]} is sparse.", remedy="Use sparse=False.")
         return found
 
@@ -192,7 +190,8 @@ class GuardedOptimizer(Optimizer):
             lacking = self._reserved.get(block, frozenset()) - held
             if lacking:
                 raise GuardError(
-                    f"{name} lies in the reserved block {block}, and the batch has no authority to {' and '.join(sorted(lacking))} it.",
+                    f"{name} lies in the reserved block {block}, and not all of the batch has the right to "
+                    f"{' and '.join(sorted(lacking))} it.",
                     remedy="Leave the block out (weight zero), or train on examples of a source with that right.",
                 )
 
@@ -212,15 +211,24 @@ class GuardedOptimizer(Optimizer):
                     remedy="Agree on the admitted blocks of a step first, and give the others gradients of zero.",
                 )
 
-    def _check_members(self, groups: Sequence[Mapping[str, Any]]) -> None:
+    def _placed(self, groups: Sequence[Mapping[str, Any]]) -> Iterator[tuple[nn.Parameter, str, str]]:
+        """Each parameter that the optimizer steps, its name and its block. Another optimizer may step the others."""
         for g, group in enumerate(groups):
-            names = group.get("param_names") or [f"number {i} of group {g}" for i in range(len(group["params"]))]
-            for parameter, name in zip(group["params"], names, strict=True):
-                if parameter not in self._names:
+            said = group.get("param_names") or [f"number {i} of group {g}" for i in range(len(group["params"]))]
+            for parameter, called in zip(group["params"], said, strict=True):
+                name = self._known_names.get(parameter, called)
+                try:
+                    yield parameter, name, self.blocks[self._gate.block_of(parameter)]
+                except LicetError as error:
                     raise GuardError(
                         f"The parameter {name} of the optimizer is in no block of the gate.",
                         remedy="Put it into a block, or leave it out of the optimizer.",
-                    )
+                    ) from error
+
+    def _take_up(self, placed: Iterable[tuple[nn.Parameter, str, str]]) -> None:
+        for parameter, name, block in placed:
+            self._names[parameter] = name
+            self._members[block] = (*self._members[block], parameter)
 
     # -- 2. what is left out or made smaller
 
@@ -232,15 +240,14 @@ class GuardedOptimizer(Optimizer):
             )
         return frozenset(self.blocks if bad and self._not_finite is NotFinite.SKIP_STEP else bad)
 
-    def _clip(self, block: str, parameters: Sequence[nn.Parameter], norm: float) -> float:
+    def _clip(self, block: str, parameters: Sequence[nn.Parameter], size: float) -> float:
         bound = self._bounds.get(block)
-        if bound is None or norm <= bound:
+        if not parameters or bound is None or size <= bound:
             return 1.0
         with torch.no_grad():
-            for parameter in parameters:
-                assert parameter.grad is not None
-                parameter.grad.mul_(bound / norm)
-        return bound / norm
+            for gradient in _gradients(parameters):
+                gradient.mul_(bound / size)
+        return bound / size
 
     # -- 3. and 4. the step itself
 
@@ -249,20 +256,18 @@ class GuardedOptimizer(Optimizer):
         if not parameters:
             return torch.zeros((), dtype=torch.float64)
         with torch.no_grad():
-            deltas = [wide(p.detach()) for p in parameters]
+            before = [wide(p.detach()) for p in parameters]
             shared = _shared_settings(self.inner)
             for parameter in parameters:
                 parameter.grad = grads[parameter]
             self.inner.step()
             drop(parameters)
             self._check_settings(shared)
-            for delta, parameter in zip(deltas, parameters, strict=True):
-                delta.sub_(parameter.detach())
-            return norm(deltas)
+            return moved(before, parameters)
 
     def _check_settings(self, before: list[dict[str, Any]]) -> None:
         after = _shared_settings(self.inner)
-        changed = [key for a, b in zip(before, after, strict=True) for key in b if key not in a or a[key] is not b[key]]
+        changed = [key for a, b in zip(before, after, strict=True) for key in b if _differs(a.get(key), b[key])]
         odd = [key for key in self.inner.state if not isinstance(key, Tensor)]
         if changed or odd:
             raise GuardError(
@@ -272,9 +277,9 @@ class GuardedOptimizer(Optimizer):
             )
 
     @contextmanager
-    def _watched(self, untouched: Iterator[nn.Parameter]) -> Iterator[None]:
-        """Raise if a parameter that was not to be stepped was written to."""
-        versions = [(parameter, parameter._version) for parameter in untouched]
+    def _watched(self, blocks: Iterable[str]) -> Iterator[None]:
+        """Raise if a parameter of a block that was not to be stepped was written to."""
+        versions = [(parameter, parameter._version) for block in blocks for parameter in self._members[block]]
         yield
         for parameter, version in versions:
             if parameter._version != version:
@@ -284,16 +289,8 @@ class GuardedOptimizer(Optimizer):
                 )
 
 
-def _names(members: Mapping[str, Sequence[nn.Parameter]], model: nn.Module | None) -> dict[nn.Parameter, str]:
-    known = {p: name for name, p in model.named_parameters()} if model is not None else {}
-    found: dict[nn.Parameter, str] = {}
-    for block, parameters in members.items():
-        for i, parameter in enumerate(parameters):
-            name = known.get(parameter, f"parameter {i} of the block {block}")
-            if parameter in found:
-                raise GuardError(f"{name} is in two blocks of the gate.", remedy="Put each parameter in one block.")
-            found[parameter] = name
-    return found
+def _gradients(parameters: Sequence[nn.Parameter]) -> list[Tensor]:
+    return [parameter.grad for parameter in parameters if parameter.grad is not None]
 
 
 def _known(blocks: Sequence[str], said: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -304,9 +301,13 @@ def _known(blocks: Sequence[str], said: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _bound(value: float | None) -> float | None:
-    if value is not None and not 0 < value < float("inf"):
+    if value is not None and not 0 < value < math.inf:
         raise GuardError(f"A gradient cannot be clipped to the norm {value}.", remedy="Give a positive number.")
     return value
+
+
+def _differs(before: Any, after: Any) -> bool:
+    return before is not after and not (isinstance(after, (bool, int, float, str)) and before == after)
 
 
 def _shared_settings(optimizer: Optimizer) -> list[dict[str, Any]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from licet.policies.bands import Layout
-from licet.policies.schema import Policy
+from licet.policies.policy import Policy
 
 
 def reserved_rights(policies: Sequence[Policy], layouts: Sequence[Layout]) -> dict[str, frozenset[str]]:

@@ -27,7 +27,8 @@ LEDGER = ROOT / "ledger"
 README = ROOT / "README.md"
 INSIDE = LEDGER / "README.md"
 POLICIES = ROOT / "policies" / "README.md"
-DOCUMENTS = [README, INSIDE, POLICIES, *(ROOT / f"{name}.md" for name in ("DECISIONS", "CHANGELOG", "SECURITY"))]
+TRAIN = ROOT / "train" / "README.md"
+DOCUMENTS = [README, INSIDE, POLICIES, TRAIN, *(ROOT / f"{name}.md" for name in ("DECISIONS", "CHANGELOG", "SECURITY"))]
 LEFT_OUT = "[…]"
 
 documents = pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
@@ -230,6 +231,17 @@ def test_the_ledgers_blocks_run_and_print_what_is_said(tmp_path):
     said = INSIDE.read_text()
     for line in told.splitlines():
         assert f"`{line}`" in said, f"ledger/README.md does not say that its example prints {line}"
+
+
+def test_the_trainers_blocks_run(tmp_path):
+    (printed,) = run_all(TRAIN, tmp_path).values()
+    assert "('embedding', 'middle', 'head')" in printed
+    assert "nan" in printed
+
+
+def test_every_file_of_the_trainer_is_named():
+    files = {str(path.relative_to(TRAIN.parent)) for path in TRAIN.parent.rglob("*.py") if path.name != "__init__.py"}
+    assert {row[0].strip("`") for row in rows(between(TRAIN, "files"))[1:]} == files
 
 
 def shape(line: str) -> str:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from licet.ledger.errors import FormatError
-from licet.policies.schema import Policy
+from licet.policies.policy import Policy
 from licet.train.entropy import EntropyError, Measured, Reading, entropy_band, under_compression, under_model
 
 torch.set_num_threads(1)

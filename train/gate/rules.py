@@ -39,23 +39,28 @@ class Share:
 
 ExampleGradient = Callable[[Use, int], Tensor]
 Combined = Callable[[Use, Share], tuple[Tensor, Tensor]]
+AtRows = Callable[[Use, int, Tensor], Tensor]
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """`gradient` gives an example's exact gradient; `combined` the weighted sum and the squared norms, if cheaper."""
+    """`gradient` gives an example's exact gradient; `combined` the weighted sum and the squared norms.
+
+    `at_rows` is for gradients that are zero in most rows: an example's gradient in the given ones only.
+    """
 
     name: str
     gradient: ExampleGradient
     combined: Combined
+    at_rows: AtRows | None = None
 
 
 RULES: dict[str, Rule] = {}
 
 
-def rule(name: str, gradient: ExampleGradient, combined: Combined | None = None) -> Rule:
+def rule(name: str, gradient: ExampleGradient, combined: Combined | None = None, at_rows: AtRows | None = None) -> Rule:
     """Enter a rule under its name."""
-    RULES[name] = Rule(name, gradient, combined or one_by_one(gradient))
+    RULES[name] = Rule(name, gradient, combined or one_by_one(gradient), at_rows)
     return RULES[name]
 
 

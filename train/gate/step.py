@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import count
 
 import torch
@@ -27,7 +27,9 @@ class Step:
         placement: Placement,
         slots: Sequence[Slot],
         blocks: Sequence[str],
-        admitted: Tensor | None,
+        *,
+        admitted: Tensor | None = None,
+        usual: Sequence[Mapping[str, int]] | None = None,
     ) -> None:
         table = checked(weights, len(blocks), admitted)
         self.serial = next(_serials)
@@ -36,6 +38,7 @@ class Step:
         self.shares = [_share(row[b] for row in table) for b in range(len(blocks))]
         self.admitted = [bool(s.examples) for s in self.shares] if admitted is None else admitted.tolist()
         self.uses: list[dict[str, int]] = [{} for _ in slots]
+        self._usual = usual
         self.looked_up: dict[int, list[Tensor]] = {}
         self.received = [0] * len(slots)
         self._several: dict[int, Several] = {}
@@ -51,7 +54,7 @@ class Step:
             if not self.admitted[target.block]:
                 return None
             return use.tensors[-1].new_zeros(use.shape)  # admitted elsewhere: ranks must agree on who has a gradient
-        if target.path is None and sum(self.uses[target.slots[0].index].values()) <= 1:
+        if target.path is None and self._once(target.slots[0]):
             total, squares = rule.combined(use, share)
             self._add(target.block, share.examples, squares)
             return total
@@ -70,9 +73,18 @@ class Step:
             found[rows, block] = total[rows, block].clamp_min(0).sqrt().float()
         return found
 
+    def _expected(self, slot: Slot) -> dict[str, int]:
+        """Its uses: as counted in this step, or as in steps before, because compiled code counts nothing."""
+        seen = self.uses[slot.index]
+        usual = self._usual[slot.index] if self._usual is not None else {}
+        return {rule: max(seen.get(rule, 0), usual.get(rule, 0)) for rule in {**usual, **seen}}
+
+    def _once(self, slot: Slot) -> bool:
+        return sum(self._expected(slot).values()) <= 1
+
     def _arrived(self, slot: Slot) -> None:
         self.received[slot.index] += 1
-        if self.received[slot.index] > sum(self.uses[slot.index].values()):
+        if self.received[slot.index] > sum(self._expected(slot).values()):
             raise GateError(
                 f"{slot.name} received more gradients in this step than it was used in the forward pass.",
                 remedy="Run the forward pass inside `with gate(weights)`, and one backward pass for each.",
@@ -80,26 +92,29 @@ class Step:
 
     def _one_by_one(self, target: Target, rule: Rule, use: Use, share: Share) -> Tensor:
         """For a parameter used several times, or by way of another tensor: the norm is that of a sum."""
+        if target.path is None and rule.at_rows is not None:
+            several = self._gathered(target.slots[0])
+            if several.by_row:
+                for example in share.examples:
+                    several.add_rows(example, rule.at_rows(use, example, several.rows(example)))
+                return rule.combined(use, share)[0]
         total: Tensor | None = None
         for example, weight in zip(share.examples, share.weights, strict=True):
             found = rule.gradient(use, example)
             for slot, gradient in target.lifted(found):
-                if sum(self.uses[slot.index].values()) <= 1:
+                if self._once(slot):
                     self._add(slot.block, (example,), square(gradient)[None])
                 else:
-                    self._gathered(slot).add(rule.name, example, gradient)
+                    self._gathered(slot).add(example, gradient)
             total = found * weight if total is None else total.add_(found, alpha=weight)
         assert total is not None, "a share without examples was answered above"
-        for slot in target.slots:
-            if slot.index in self._several:
-                self._several[slot.index].arrived(rule.name)
         return total
 
     def _gathered(self, slot: Slot) -> Several:
         found = self._several.get(slot.index)
         if found is None:
             rows = self.looked_up.get(slot.index, [])
-            found = self._several[slot.index] = Several(self.uses[slot.index], rows, self.placement)
+            found = self._several[slot.index] = Several(self._expected(slot), rows, self.placement)
         return found
 
     def _add(self, block: int, examples: Iterable[int], squares: Tensor) -> None:

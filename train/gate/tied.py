@@ -21,7 +21,7 @@ class Several:
     def __init__(self, uses: Mapping[str, int], looked_up: Sequence[Tensor], placement: Placement) -> None:
         # Only one dense use may be cut to rows: of a second one, the cross term would be needed in full.
         dense = sum(times for name, times in uses.items() if name != "embedding")
-        self._by_row = dense == 1 and uses.get("embedding", 0) == len(looked_up) > 0
+        self.by_row = dense == 1 and uses.get("embedding", 0) == len(looked_up) > 0
         self._looked_up = looked_up
         self._placement = placement
         self._rows: dict[int, Tensor] = {}
@@ -29,23 +29,20 @@ class Several:
         self._kept: dict[int, Tensor] = {}
         self._squares: dict[int, Tensor] = {}
 
-    def add(self, rule: str, example: int, gradient: Tensor) -> None:
-        if not self._by_row:
-            _accumulate(self._kept, example, gradient)
-            return
-        rows = self._rows_of(example)
-        if rule == "embedding":
-            _accumulate(self._embedded, example, gradient.index_select(0, rows))
-        else:
+    def add(self, example: int, gradient: Tensor) -> None:
+        """A dense gradient."""
+        if self.by_row:
             self._squares[example] = square(gradient)
-            self._kept[example] = gradient.index_select(0, rows)
+            gradient = gradient.index_select(0, self.rows(example))
+        _accumulate(self._kept, example, gradient)
 
-    def arrived(self, rule: str) -> None:
-        """Nothing to do once a use is complete; kept as a place for rules that finish late."""
+    def add_rows(self, example: int, gradient: Tensor) -> None:
+        """The rows that the example looked up, in the order of `rows`."""
+        _accumulate(self._embedded, example, gradient)
 
     def squares(self) -> tuple[tuple[int, ...], Tensor]:
         """‖·‖² of each example's sum."""
-        if not self._by_row:
+        if not self.by_row:
             return tuple(self._kept), torch.stack([square(kept) for kept in self._kept.values()])
         examples = tuple(sorted({*self._kept, *self._embedded}))
         return examples, torch.stack([self._crossed(example) for example in examples])
@@ -59,7 +56,8 @@ class Several:
         cross = (looked_up.double() * head.double()).sum()
         return self._squares[example] + square(looked_up) + 2 * cross
 
-    def _rows_of(self, example: int) -> Tensor:
+    def rows(self, example: int) -> Tensor:
+        """What an example looked up, sorted."""
         found = self._rows.get(example)
         if found is None:
             parts = [self._placement.part(indices, example).reshape(-1) for indices in self._looked_up]

@@ -1,0 +1,1 @@
+"""The commands of training and seals. They import torch only when they need it."""

@@ -1,0 +1,162 @@
+"""Linear layers: Gₙ = Dₙᵀ Xₙ, by the cheapest of three ways for the shape."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from licet.train.gate.gradients import through_gate
+from licet.train.gate.numerics import autocast_type, cast
+from licet.train.gate.registry import handles
+from licet.train.gate.rules import Share, Use, one_by_one, rule
+from licet.train.gate.targets import Target
+
+BATCHED_NUMBERS_MAX = 1 << 18
+"""Below this many numbers, all examples' gradients fit the cache together, and one batched product is faster."""
+GHOST_RATIO = 4
+"""By how much T must lie below pd / (p + d) before Gram matrices are cheaper than the gradients themselves."""
+
+
+class GatedLinear(torch.autograd.Function):
+    """y = x Wᵀ + b, or x W + b for `folded` weights. The gradient of x is never gated."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        for_weight: Target | None,
+        for_bias: Target | None,
+        folded: bool,
+        serial: int,
+    ) -> Tensor:
+        w, b = cast(weight, x.dtype), cast(bias, x.dtype)
+        assert w is not None, "a linear layer has a weight"
+        ctx.save_for_backward(x if weight.requires_grad else None, w, weight, bias)
+        ctx.targets, ctx.folded, ctx.serial = (for_weight, for_bias), folded, serial
+        return F.linear(x, w.t() if folded else w, b)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, d: Tensor) -> tuple[Any, ...]:
+        x, w, weight, bias = ctx.saved_tensors
+        for_weight, for_bias = ctx.targets
+        dx = dw = db = None
+        if ctx.needs_input_grad[0]:
+            dx = d @ (w.t() if ctx.folded else w)
+        if ctx.needs_input_grad[1]:
+            left, right = (x, d) if ctx.folded else (d, x)
+            dw = through_gate("linear", for_weight, ctx.serial, (left, right), weight, weight.shape)
+        if ctx.needs_input_grad[2]:
+            db = through_gate("bias", for_bias, ctx.serial, (d,), bias, bias.shape)
+        return dx, dw, db, None, None, None, None
+
+
+@handles(F.linear)
+def linear(net: Any, func: Any, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    return apply(net, func, (input, weight, bias), input, weight, bias, folded=False)
+
+
+@handles(torch.matmul, Tensor.matmul, Tensor.__matmul__, torch.mm, Tensor.mm)
+def matmul(net: Any, func: Any, left: Tensor, right: Tensor) -> Tensor:
+    if right.dim() != 2:
+        return net.derive(func, (left, right), {})  # type: ignore[no-any-return]
+    return apply(net, func, (left, right), left, right, None, folded=True)
+
+
+@handles(torch.addmm, Tensor.addmm)
+def addmm(net: Any, func: Any, bias: Tensor, left: Tensor, right: Tensor, **scales: Any) -> Tensor:
+    if scales or bias.dim() != 1:
+        return net.derive(func, (bias, left, right), scales)  # type: ignore[no-any-return]
+    return apply(net, func, (bias, left, right), left, right, bias, folded=True)
+
+
+def apply(
+    net: Any, func: Any, args: tuple[Any, ...], x: Tensor, weight: Tensor, bias: Tensor | None, *, folded: bool
+) -> Tensor:
+    """The gated layer, unless nothing in it is to be gated here."""
+    for_weight, for_bias = net.target(weight), net.target(bias)
+    if net.target(x) is not None or (for_weight is None and for_bias is None):
+        return net.derive(func, args, {})  # type: ignore[no-any-return]
+    net.placement.check(x.shape, (for_weight or for_bias).name)
+    net.enter("linear", for_weight)
+    net.enter("bias", for_bias)
+    if not torch.is_grad_enabled():
+        return F.linear(x, weight.t() if folded else weight, bias)
+    for value, target in ((weight, for_weight), (bias, for_bias)):
+        if value is not None and target is None and value.requires_grad:
+            raise net.refuse(
+                "it is used beside a weight or bias that is computed from activations.", for_weight or for_bias
+            )
+    weight, bias = net.source(weight), net.source(bias)
+    dtype = autocast_type(x)
+    x = x if dtype is None else x.to(dtype)
+    return GatedLinear.apply(x, weight, bias, for_weight, for_bias, folded, net.step_of_use())  # type: ignore[no-any-return]
+
+
+# -- the rules
+
+
+def _gradient(use: Use, example: int) -> Tensor:
+    left, right = (use.placement.rows(t, example).to(use.dtype) for t in use.tensors)
+    return left.t() @ right
+
+
+def _bias(use: Use, example: int) -> Tensor:
+    return use.placement.rows(use.tensors[0], example).sum(0, dtype=use.dtype)
+
+
+def _combined(use: Use, share: Share) -> tuple[Tensor, Tensor]:
+    parts = [tuple(use.placement.rows(t, n) for t in use.tensors) for n in share.examples]
+    p, k = use.tensors[0].shape[-1], use.tensors[1].shape[-1]
+    lengths = {left.shape[0] for left, _ in parts}
+    if max(lengths) * (p + k) * GHOST_RATIO <= p * k:
+        return _ghost(parts, share, use.dtype)
+    if len(lengths) == 1 and len(parts) * p * k <= BATCHED_NUMBERS_MAX:
+        return _batched(parts, share, use.dtype)
+    return _looped(parts, share, use.dtype)
+
+
+Parts = list[tuple[Tensor, ...]]
+
+
+def _looped(parts: Parts, share: Share, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """One example's gradient at a time, in one buffer."""
+    first_left, first_right = parts[0]
+    total = first_left.new_zeros((first_left.shape[-1], first_right.shape[-1]), dtype=dtype)
+    held = torch.empty_like(total)
+    norms = []
+    for (left, right), weight in zip(parts, share.weights, strict=True):
+        torch.mm(left.to(dtype).t(), right.to(dtype), out=held)
+        norms.append(torch.linalg.vector_norm(held))
+        total.add_(held, alpha=weight)
+    return total, torch.stack(norms).double().square()
+
+
+def _batched(parts: Parts, share: Share, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """All examples' gradients at once."""
+    left, right = (torch.stack([part[i] for part in parts]).to(dtype) for i in (0, 1))
+    each = torch.bmm(left.mT, right).flatten(1)
+    weights = torch.tensor(share.weights, dtype=dtype, device=each.device)
+    shape = (left.shape[-1], right.shape[-1])
+    return (weights @ each).reshape(shape), torch.linalg.vector_norm(each, dim=1).double().square()
+
+
+def _ghost(parts: Parts, share: Share, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """‖DᵀX‖² = ⟨DDᵀ, XXᵀ⟩, in float64: the sum cancels, and float32 would leave 1 % of error in it."""
+    squares = []
+    for left, right in parts:
+        a, b = left.double(), right.double()
+        squares.append(((a @ a.mT) * (b @ b.mT)).sum())
+    scaled = torch.cat([left.to(dtype) * weight for (left, _), weight in zip(parts, share.weights, strict=True)])
+    total = scaled.t() @ torch.cat([right for _, right in parts]).to(dtype)
+    return total, torch.stack(squares).clamp_min(0)
+
+
+rule("linear", _gradient, _combined)
+rule("bias", _bias, one_by_one(_bias))
