@@ -4,7 +4,7 @@
     embedding    whatever the model registers before them, and its input embedding
     head         whatever it registers after them, and its output embedding
 
-A tied weight lies in the block of the embedding, which is then a head too; the rest of the head keeps a block of its own.
+A tied weight lies in the block of the embedding, which is then a head too; what is left of the head has its own.
 """
 
 from __future__ import annotations
