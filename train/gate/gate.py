@@ -51,7 +51,6 @@ class Gate:
             Target(self._first_key + slot.index, self, (slot,), (parameter,)) for parameter, slot in assigned
         ]
         self.targets: dict[int, Target] = {id(t.parameters[0]): t for t in self._of_slot}
-        self._foreign: dict[int, weakref.ref[Tensor]] = {}
         self._uses: list[dict[str, int]] | None = None
         self._marks: dict[int, tuple[weakref.ref[Tensor], int]] = {}
         self._net = Net(self)
@@ -132,9 +131,6 @@ class Gate:
         """A parameter that is not one we met: FSDP2 puts another in its place while a layer computes."""
         if not parameter.requires_grad or torch.compiler.is_compiling():
             return None
-        held = self._foreign.get(id(parameter))
-        if held is not None and held() is parameter:
-            return None
         names = {slot.name: slot for slot in self.slots}
         for met, aliases in trainable(self._model).items():
             if met is parameter:
@@ -143,7 +139,6 @@ class Gate:
                     raise UnsupportedError(f"{aliases[0]} is trainable and was not when the gate was made.")
                 self.targets[id(parameter)] = Target(self._first_key + slot.index, self, (slot,), (parameter,))
                 return self.targets[id(parameter)]
-        self._foreign[id(parameter)] = weakref.ref(parameter)
         return None
 
     # -- inside

@@ -66,8 +66,9 @@ def _receive(
             f"A gradient for {target.name} arrived outside of the `with gate(weights)` of its forward pass.",
             remedy="Call backward() inside the same `with` as the model.",
         )
-    use = Use(tuple(tensors), tuple(options), tuple(shape), step.placement)
-    with torch.no_grad(), torch.autocast(tensors[-1].device.type, enabled=False):
+    use = Use(tuple(tensors), tuple(options), tuple(shape), step.placement, step.scratch)
+    # Without DisableTorchFunction the net would look at every product in here.
+    with torch._C.DisableTorchFunction(), torch.no_grad(), torch.autocast(tensors[-1].device.type, enabled=False):
         found = step.receive(target, RULES[rule], use)
     return None if found is None else found.to(dtype).reshape(tuple(shape))
 

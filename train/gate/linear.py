@@ -112,29 +112,33 @@ def _bias(use: Use, example: int) -> Tensor:
 
 
 def _combined(use: Use, share: Share) -> tuple[Tensor, Tensor]:
-    parts = [tuple(use.placement.rows(t, n) for t in use.tensors) for n in share.examples]
+    parts = list(zip(*(use.placement.each(t, share.examples) for t in use.tensors), strict=True))
     p, k = use.tensors[0].shape[-1], use.tensors[1].shape[-1]
     lengths = {left.shape[0] for left, _ in parts}
     if max(lengths) * (p + k) * GHOST_RATIO <= p * k:
         return _ghost(parts, share, use.dtype)
     if len(lengths) == 1 and len(parts) * p * k <= BATCHED_NUMBERS_MAX:
         return _batched(parts, share, use.dtype)
-    return _looped(parts, share, use.dtype)
+    return _looped(parts, share, use)
 
 
 Parts = list[tuple[Tensor, ...]]
 
 
-def _looped(parts: Parts, share: Share, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def _looped(parts: Parts, share: Share, use: Use) -> tuple[Tensor, Tensor]:
     """One example's gradient at a time, in one buffer."""
-    first_left, first_right = parts[0]
-    total = first_left.new_zeros((first_left.shape[-1], first_right.shape[-1]), dtype=dtype)
-    held = torch.empty_like(total)
+    p, k = (tensor.shape[-1] for tensor in use.tensors)
+    total = parts[0][0].new_empty((p, k), dtype=use.dtype)
+    held = use.scratch.matrix(total, use.dtype, p, k)
     norms = []
-    for (left, right), weight in zip(parts, share.weights, strict=True):
-        torch.mm(left.to(dtype).t(), right.to(dtype), out=held)
-        norms.append(torch.linalg.vector_norm(held))
-        total.add_(held, alpha=weight)
+    for i, ((left, right), weight) in enumerate(zip(parts, share.weights, strict=True)):
+        into = held if i else total
+        torch.mm(cast(left, use.dtype).t(), cast(right, use.dtype), out=into)
+        norms.append(torch.linalg.vector_norm(into))
+        if i:
+            total.add_(held, alpha=weight)
+        elif weight != 1:
+            total.mul_(weight)
     return total, torch.stack(norms).double().square()
 
 

@@ -1,6 +1,8 @@
-"""The types in which layers compute under autocast, and per-example products in full precision."""
+"""The types in which layers compute under autocast."""
 
 from __future__ import annotations
+
+from typing import overload
 
 import torch
 from torch import Tensor
@@ -14,6 +16,10 @@ def autocast_type(x: Tensor) -> torch.dtype | None:
     return torch.get_autocast_dtype(kind)
 
 
+@overload
+def cast(tensor: Tensor, dtype: torch.dtype | None) -> Tensor: ...
+@overload
+def cast(tensor: None, dtype: torch.dtype | None) -> None: ...
 def cast(tensor: Tensor | None, dtype: torch.dtype | None) -> Tensor | None:
     """The tensor in a type, itself where it has it already. Never through autocast's cache of weights."""
     if tensor is None or dtype is None or tensor.dtype == dtype:

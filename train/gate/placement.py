@@ -15,10 +15,11 @@ Place = slice | Tensor
 class Placement:
     """`lead` is the shape with which every gated tensor must begin: (rows,), or (rows, tokens) when packed."""
 
-    __slots__ = ("_places", "examples", "lead")
+    __slots__ = ("_places", "_plain", "examples", "lead")
 
     def __init__(self, examples: int, example_ids: Tensor | None = None) -> None:
         self.examples = examples
+        self._plain = example_ids is None
         if example_ids is None:
             self.lead: tuple[int, ...] = (examples,)
             self._places: list[Place] = [slice(n, n + 1) for n in range(examples)]
@@ -53,8 +54,14 @@ class Placement:
 
     def rows(self, tensor: Tensor, example: int) -> Tensor:
         """The same with every axis but the last one flattened, [positions, features]."""
-        part = self.part(tensor, example)
-        return part.reshape(-1, part.shape[-1])
+        return self.each(tensor, (example,))[0]
+
+    def each(self, tensor: Tensor, examples: Sequence[int]) -> list[Tensor]:
+        """The rows of several examples."""
+        if self._plain:
+            split = tensor.reshape(self.examples, -1, tensor.shape[-1]).unbind(0)
+            return [split[n] for n in examples]
+        return [part.reshape(-1, part.shape[-1]) for part in (self.part(tensor, n) for n in examples)]
 
 
 def _place(positions: Tensor) -> Place:

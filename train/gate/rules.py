@@ -14,6 +14,21 @@ from torch import Tensor
 from licet.train.gate.placement import Placement
 
 
+class Scratch:
+    """Memory that one use after another writes over: asking for it each time costs more than the products."""
+
+    def __init__(self) -> None:
+        self._held: dict[tuple[torch.device, torch.dtype], Tensor] = {}
+
+    def matrix(self, like: Tensor, dtype: torch.dtype, rows: int, columns: int) -> Tensor:
+        """An uninitialised matrix, good until the next one is asked for."""
+        key, size = (like.device, dtype), rows * columns
+        held = self._held.get(key)
+        if held is None or held.numel() < size:
+            held = self._held[key] = torch.empty(size, dtype=dtype, device=like.device)
+        return held[:size].view(rows, columns)
+
+
 @dataclass(frozen=True, slots=True)
 class Use:
     """One use of one parameter in one backward pass."""
@@ -22,6 +37,7 @@ class Use:
     options: tuple[int, ...]
     shape: tuple[int, ...]
     placement: Placement
+    scratch: Scratch
 
     @property
     def dtype(self) -> torch.dtype:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from licet.train.gate.errors import GateError, WeightsError
 from licet.train.gate.placement import Placement
-from licet.train.gate.rules import Rule, Share, Use, square
+from licet.train.gate.rules import Rule, Scratch, Share, Use, square
 from licet.train.gate.slots import Slot
 from licet.train.gate.targets import Target
 from licet.train.gate.tied import Several
@@ -35,6 +35,7 @@ class Step:
         self.serial = next(_serials)
         self.placement = placement
         self.slots = slots
+        self.scratch = Scratch()
         self.shares = [_share(row[b] for row in table) for b in range(len(blocks))]
         self.admitted = [bool(s.examples) for s in self.shares] if admitted is None else admitted.tolist()
         self.uses: list[dict[str, int]] = [{} for _ in slots]
@@ -42,8 +43,8 @@ class Step:
         self.looked_up: dict[int, list[Tensor]] = {}
         self.received = [0] * len(slots)
         self._several: dict[int, Several] = {}
-        self._squares: dict[torch.device, Tensor] = {}
-        self._shape = (placement.examples, len(blocks))
+        self._squares: list[list[Tensor]] = [[] for _ in blocks]
+        """Of each block, squared norms in the order of its share's examples."""
 
     def receive(self, target: Target, rule: Rule, use: Use) -> Tensor | None:
         """The gradient that the parameter may have from this use; its norms are noted on the way."""
@@ -56,21 +57,23 @@ class Step:
             return use.tensors[-1].new_zeros(use.shape)  # admitted elsewhere: ranks must agree on who has a gradient
         if target.path is None and self._once(target.slots[0]):
             total, squares = rule.combined(use, share)
-            self._add(target.block, share.examples, squares)
+            self._squares[target.block].append(squares)
             return total
         return self._one_by_one(target, rule, use, share)
 
     def norms(self) -> Tensor:
         """Raw norms, float32 [examples, blocks]; NaN where a weight is zero."""
         for index, several in self._several.items():
-            block = self.slots[index].block
-            examples, squares = several.squares()
-            self._add(block, examples, squares)
-        total = sum((part.cpu() for part in self._squares.values()), torch.zeros(self._shape, dtype=torch.float64))
-        found = torch.full(self._shape, torch.nan)
-        for block, share in enumerate(self.shares):
-            rows = list(share.examples)
-            found[rows, block] = total[rows, block].clamp_min(0).sqrt().float()
+            self._squares[self.slots[index].block].append(
+                several.squares(self.shares[self.slots[index].block].examples)
+            )
+        found = torch.full((self.placement.examples, len(self.shares)), torch.nan)
+        for block, (share, squares) in enumerate(zip(self.shares, self._squares, strict=True)):
+            if share.examples:
+                found[list(share.examples), block] = 0.0
+            if squares:
+                total = torch.stack(squares).sum(0).cpu()
+                found[list(share.examples), block] = total.clamp_min(0).sqrt().float()
         return found
 
     def _expected(self, slot: Slot) -> dict[str, int]:
@@ -99,15 +102,17 @@ class Step:
                     several.add_rows(example, rule.at_rows(use, example, several.rows(example)))
                 return rule.combined(use, share)[0]
         total: Tensor | None = None
+        squares: dict[int, list[Tensor]] = {}
         for example, weight in zip(share.examples, share.weights, strict=True):
             found = rule.gradient(use, example)
             for slot, gradient in target.lifted(found):
                 if self._once(slot):
-                    self._add(slot.block, (example,), square(gradient)[None])
+                    squares.setdefault(slot.index, []).append(square(gradient))
                 else:
                     self._gathered(slot).add(example, gradient)
             total = found * weight if total is None else total.add_(found, alpha=weight)
         assert total is not None, "a share without examples was answered above"
+        self._squares[target.block] += [torch.stack(each) for each in squares.values()]
         return total
 
     def _gathered(self, slot: Slot) -> Several:
@@ -116,13 +121,6 @@ class Step:
             rows = self.looked_up.get(slot.index, [])
             found = self._several[slot.index] = Several(self._expected(slot), rows, self.placement)
         return found
-
-    def _add(self, block: int, examples: Iterable[int], squares: Tensor) -> None:
-        held = self._squares.get(squares.device)
-        if held is None:
-            held = self._squares[squares.device] = torch.zeros(self._shape, dtype=torch.float64, device=squares.device)
-        for example, value in zip(examples, squares, strict=True):
-            held[example, block] += value
 
 
 def checked(weights: Tensor, blocks: int, admitted: Tensor | None) -> list[list[float]]:

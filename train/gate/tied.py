@@ -40,12 +40,9 @@ class Several:
         """The rows that the example looked up, in the order of `rows`."""
         _accumulate(self._embedded, example, gradient)
 
-    def squares(self) -> tuple[tuple[int, ...], Tensor]:
+    def squares(self, examples: Sequence[int]) -> Tensor:
         """‖·‖² of each example's sum."""
-        if not self.by_row:
-            return tuple(self._kept), torch.stack([square(kept) for kept in self._kept.values()])
-        examples = tuple(sorted({*self._kept, *self._embedded}))
-        return examples, torch.stack([self._crossed(example) for example in examples])
+        return torch.stack([self._crossed(n) if self.by_row else square(self._kept[n]) for n in examples])
 
     def _crossed(self, example: int) -> Tensor:
         looked_up, head = self._embedded.get(example), self._kept.get(example)
@@ -53,8 +50,7 @@ class Several:
             return self._squares[example]
         if head is None:
             return square(looked_up)
-        cross = (looked_up.double() * head.double()).sum()
-        return self._squares[example] + square(looked_up) + 2 * cross
+        return self._squares[example] + square(looked_up) + 2 * (looked_up.double() * head.double()).sum()
 
     def rows(self, example: int) -> Tensor:
         """What an example looked up, sorted."""
