@@ -105,7 +105,7 @@ def open_envelope(envelope: bytes, sources: Sequence[Registration]) -> Attestati
         raise Refused(
             Reason.ATTESTATION_MALFORMED,
             "The envelope is not in the one spelling in which it counts.",
-            remedy="Adopt it first: that changes the unsigned parts only, and keeps the signature.",
+            remedy="Take it in with `licet attest --envelope`, which changes only what is not signed.",
         )
     return Attestation(attestation_id(envelope), statement, envelope)
 
@@ -182,7 +182,7 @@ def _only_signature(envelope: dsse.Envelope) -> dsse.Signature:
         raise Refused(
             Reason.ATTESTATION_MALFORMED,
             f"The envelope carries {len(envelope.signatures)} signatures, and an attestation has one.",
-            remedy="Adopt it first: that keeps the source's own signature.",
+            remedy="Take it in with `licet attest --envelope`: that keeps the source's own signature.",
         )
     return envelope.signatures[0]
 

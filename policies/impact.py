@@ -12,9 +12,6 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-import numpy as np
-
-from licet.ledger.codec import decode
 from licet.ledger.errors import ConfigError, NotFoundError
 from licet.ledger.reader import LogReader
 from licet.ledger.records import (
@@ -29,7 +26,7 @@ from licet.ledger.records import (
 )
 from licet.ledger.view import View
 from licet.policies.aftermath import Change, Turn, turn_of
-from licet.policies.lineage import stretches_of
+from licet.policies.lineage import records_of, stretches_of
 from licet.policies.rights import LicenceState
 from licet.policies.rulebook import Rulebook
 
@@ -208,7 +205,7 @@ class _Admissions:
             if not has_time():
                 self.complete, self.read_to = False, first
                 return
-            yield from _of_kind(self._log, first, min(first + _WINDOW, size), ExampleAdmitted.KIND)
+            yield from records_of(self._log, first, min(first + _WINDOW, size), ExampleAdmitted.KIND)
 
 
 def _models(training: View, admissions: _Admissions, has_time: Callable[[], bool]) -> Models:
@@ -229,7 +226,7 @@ def _verdicts(runtime: View, change: Change, rules: Rulebook, since_ms: int, has
     stop = runtime.size
     while stop > 0 and has_time():
         start = max(stop - _WINDOW, 0)
-        given = [record for _, record in _of_kind(runtime, start, stop, VerdictGiven.KIND)]
+        given = [record for _, record in records_of(runtime, start, stop, VerdictGiven.KIND)]
         recent = [one for one in given if isinstance(one, VerdictGiven) and one.claimed_ms >= since_ms]
         for one in reversed(recent):
             turn = turn_of(one, change, rules)
@@ -245,11 +242,3 @@ def _verdicts(runtime: View, change: Change, rules: Rulebook, since_ms: int, has
         complete=stop == 0,
         read_from=stop,
     )
-
-
-def _of_kind(log: View, start: int, stop: int, kind: int) -> Iterator[tuple[int, Record | Opaque]]:
-    """The records of one kind among the entries [start, stop)."""
-    for chunk in log.chunks(start, stop):
-        kinds = np.frombuffer(chunk.data, np.uint8)[chunk.offsets[:-1]]
-        for i in np.flatnonzero(kinds == kind).tolist():
-            yield chunk.first + i, decode(chunk.entry(chunk.first + i))

@@ -1,11 +1,15 @@
-"""Which stretches of a training log a sealed model grew from."""
+"""Going through a training log: the records of one kind, and the stretches that a sealed model grew from."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
+
+from licet.ledger.codec import decode
 from licet.ledger.errors import NotFoundError
-from licet.ledger.records import CheckpointSealed, Digest, RunStarted
+from licet.ledger.records import CheckpointSealed, Digest, Opaque, Record, RunStarted
 from licet.ledger.view import View
 
 
@@ -47,3 +51,11 @@ def stretches_of(log: View, index: int, seal: CheckpointSealed) -> list[Stretch]
             break
         index, seal = parents[0]
     return found
+
+
+def records_of(log: View, start: int, stop: int, kind: int) -> Iterator[tuple[int, Record | Opaque]]:
+    """The records of one kind among the entries [start, stop), one at a time, however many there are."""
+    for chunk in log.chunks(start, stop):
+        kinds = np.frombuffer(chunk.data, np.uint8)[chunk.offsets[:-1]]
+        for i in np.flatnonzero(kinds == kind).tolist():
+            yield chunk.first + i, decode(chunk.entry(chunk.first + i))

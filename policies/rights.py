@@ -62,12 +62,6 @@ def state_of(licence: Licence, revoked_from_ms: int | None, at_ms: int) -> Licen
     return LicenceState.ACTIVE
 
 
-def state_changes_ms(licence: Licence, revoked_from_ms: int | None) -> list[int]:
-    """The moments at which the state may change: between two of them an answer stays good."""
-    moments = (licence.valid_from_ms, licence.valid_until_ms, revoked_from_ms)
-    return sorted(moment for moment in moments if moment is not None)
-
-
 def revoked_from(revocations: Iterable[Revocation], attestation: bytes) -> int | None:
     """When the earliest of some revocations ends an attestation's licence."""
     return min((r.effective_ms for r in revocations if r.attestation == attestation), default=None)

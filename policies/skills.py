@@ -13,11 +13,21 @@ from decimal import ROUND_CEILING, Decimal
 from licet.ledger.cells import Cells, total
 from licet.ledger.errors import FormatError
 from licet.ledger.reader import LogReader
-from licet.ledger.records import AttestationMentioned, Block, CheckpointSealed, Digest
+from licet.ledger.records import (
+    AttestationMentioned,
+    Block,
+    CheckpointSealed,
+    Determination,
+    Digest,
+    ExampleAdmitted,
+    PolicyMentioned,
+)
+from licet.ledger.view import View
 from licet.policies.certificate import PPM, SkillCertificate
-from licet.policies.lineage import find_seal, stretches_of
+from licet.policies.lineage import find_seal, records_of, stretches_of
 from licet.policies.policy import Policy
 from licet.policies.reasons import Reason, Refused
+from licet.policies.registry import Registry
 from licet.policies.schema import Skill
 
 ExposureTotals = Mapping[tuple[str, Digest], int]
@@ -44,6 +54,29 @@ class Place:
     log_origin: str
     log_size: int
     log_root: Digest
+
+
+def teachers_of(log: View, registry: Registry, policy: Policy) -> dict[Digest, Teacher]:
+    """Everybody whom a training log mentions and whose attestation holds in the registry.
+
+    In policy is an attestation whose examples were admitted under this policy, and under no other.
+    """
+    admitted: dict[int, set[int | None]] = {}
+    for index, record in records_of(log, 0, log.size, ExampleAdmitted.KIND):
+        if not isinstance(record, ExampleAdmitted):
+            raise FormatError(f"Entry {index} admits in a form of another release.", remedy="Use a newer one.")
+        if record.attestation is not None and record.determination is not Determination.REJECTED:
+            admitted.setdefault(record.attestation, set()).add(record.policy)
+    own = {index for index, mentioned in log.all_of(PolicyMentioned) if mentioned.policy == policy.digest}
+    found: dict[Digest, Teacher] = {}
+    for index, mentioned in log.all_of(AttestationMentioned):
+        if registry.has_attestation(mentioned.attestation):
+            recorded = registry.attestation(mentioned.attestation).attestation
+            authority = registry.source(recorded.statement.source).registration.authority
+            under, before = admitted.get(index, set()), found.get(mentioned.attestation)
+            in_policy = bool(under) and under <= own and (before is None or before.in_policy)
+            found[mentioned.attestation] = Teacher(authority, in_policy)
+    return found
 
 
 def certify(

@@ -10,18 +10,19 @@ import typer
 from licet.ledger import terminal
 from licet.ledger.cli.options import AsJson, HomeOption
 from licet.ledger.errors import ConfigError, StorageError
-from licet.ledger.files import write_whole
+from licet.ledger.files import read_whole, write_whole
 from licet.ledger.home import Home
 from licet.ledger.log import now_ms
-from licet.ledger.note import SigningKey
 from licet.ledger.records import AttestationRecorded, Digest, Licence, LicenceKind, Recall
 from licet.policies.attestation import (
+    ENVELOPE_BYTES_MAX,
     Attestation,
     Generator,
     ManifestRoot,
     Statement,
     Subject,
-    attestation_id,
+    adopt_envelope,
+    open_envelope,
     sign_statement,
 )
 from licet.policies.cli.collect import Collected, collect
@@ -65,6 +66,9 @@ def attest_content(
     column: Annotated[str, typer.Option(help="Where rows have their text.")] = "text",
     key: Annotated[Path | None, typer.Option(help="The source's key, if the home does not keep it.")] = None,
     output: Annotated[Path | None, typer.Option(help="Write the signed envelope to this file too.")] = None,
+    envelope: Annotated[
+        Path | None, typer.Option(help="Record this DSSE envelope, which its source signed elsewhere, instead.")
+    ] = None,
     from_distributions: Annotated[
         bool, typer.Option("--from-distributions", help="Attest what the installed Python distributions say instead.")
     ] = False,
@@ -76,10 +80,13 @@ def attest_content(
 ) -> None:
     """Sign and record that a source may contribute some content, and under which terms."""
     place = Home.find(home)
-    if from_distributions:
-        if path is not None or source is not None or kind is not None:
-            raise ConfigError("--from-distributions finds sources and terms by itself.", remedy="Leave out the others.")
-        _show_distributions(place, authority, as_json=as_json)
+    if from_distributions or envelope is not None:
+        if (from_distributions and envelope is not None) or (path, source, kind) != (None, None, None):
+            raise ConfigError("Content and terms are found in what is named already.", remedy="Leave out the others.")
+        if envelope is not None:
+            _record_signed(place, envelope, as_json=as_json)
+        else:
+            _show_distributions(place, authority, as_json=as_json)
         return
     if path is None or source is None or kind is None:
         raise ConfigError("Content, its source and the kind of licence are needed.", remedy="PATH --source --kind")
@@ -94,25 +101,29 @@ def attest_content(
         recall,
         tuple(skill or ()),
     )
-    labels = Labels(annotator, consensus, quality) if annotator is not None else None
-    if labels is None and (consensus, quality) != (None, None):
-        raise ConfigError("Labels need somebody who made them.", remedy="Name them with --annotator.")
+    provenance = Provenance(tuple(_custody(step) for step in custody or ()), _labels(annotator, consensus, quality))
     with reading(place) as registry:  # what cannot succeed is refused before a long reading
         signer = signing_key(place, registry.source(source), key)
         behind = tuple(registry.find(digits).attestation.id for digits in upstream or ())
         _warn(registry, licence)
     content = _collected(path, column)
-    subjects, manifest = _subjects(content)
-    provenance = Provenance(tuple(_custody(step) for step in custody or ()), labels)
-    made_by = _generator(generator)
-    root = manifest.root if manifest is not None else None
-    statement = Statement(source, licence, subjects, root, provenance, made_by, behind, now_ms())
-    if manifest is not None:
-        _keep_manifest(place, manifest)
-    index, attestation = _record(place, statement, signer)
+    subjects, root = _subjects(place, content)
+    statement = Statement(source, licence, subjects, root, provenance, _generator(generator), behind, now_ms())
+    index, attestation = _record(place, sign_statement(statement, signer))
     if output is not None:
         write_whole(output, attestation.envelope)
     _show(attestation, index, content, root, as_json=as_json)
+
+
+def _record_signed(home: Home, file: Path, *, as_json: bool) -> None:
+    """Take in what a source signed with a tool of its own, in whatever spelling that tool gave it."""
+    raw = read_whole(file, bytes_max=ENVELOPE_BYTES_MAX)
+    with reading(home) as registry:
+        adopted = adopt_envelope(raw, [source.registration for source in registry.sources])
+    index, attestation = _record(home, adopted)
+    facts = {"attestation": attestation.id, "source": attestation.statement.source, "entry": index}
+    text = f"{attestation.id.hex()}  signed by {attestation.statement.source}, entry {index}"
+    terminal.show_result(facts, text, as_json=as_json)
 
 
 def _collected(path: Path, column: str) -> Collected:
@@ -125,12 +136,14 @@ def _collected(path: Path, column: str) -> Collected:
     return content
 
 
-def _subjects(content: Collected) -> tuple[tuple[Subject, ...], Manifest | None]:
-    """One piece of content is named by itself, several by a manifest of them."""
+def _subjects(home: Home, content: Collected) -> tuple[tuple[Subject, ...], ManifestRoot | None]:
+    """One piece of content is named by itself, several by a manifest of them, which is kept."""
     if len(content.entries) == 1:
         (entry,) = content.entries
         return (Subject(entry.name, entry.digest),), None
-    return (), Manifest.of(content.entries)
+    manifest = Manifest.of(content.entries)
+    _keep_manifest(home, manifest)
+    return (), manifest.root
 
 
 def _keep_manifest(home: Home, manifest: Manifest) -> None:
@@ -148,12 +161,13 @@ def manifest_file(home: Home, root: ManifestRoot) -> Path:
     return home.path / "manifests" / f"{root.root.hex()}.jsonl"
 
 
-def _record(home: Home, statement: Statement, signer: SigningKey) -> tuple[int, Attestation]:
-    envelope = sign_statement(statement, signer)
-    digest = attestation_id(envelope)
-    with recording(home) as registry:
-        index = registry.add(AttestationRecorded(digest, statement.source, statement.licence, envelope, now_ms()))
-        return index, registry.registry.attestation(digest).attestation
+def _record(home: Home, envelope: bytes) -> tuple[int, Attestation]:
+    with recording(home) as recorder:
+        attestation = open_envelope(envelope, [source.registration for source in recorder.registry.sources])
+        said = attestation.statement
+        return recorder.add(
+            AttestationRecorded(attestation.id, said.source, said.licence, envelope, now_ms())
+        ), attestation
 
 
 def _warn(registry: Registry, licence: Licence) -> None:
@@ -169,6 +183,12 @@ def _warn(registry: Registry, licence: Licence) -> None:
         terminal.say(f"note: the active policy knows no skill {name!a}")
     if licence.kind not in policy.document.licence:
         terminal.say(f"note: the active policy admits no attestation of kind {licence.kind.value}")
+
+
+def _labels(annotator: str | None, consensus: float | None, quality: float | None) -> Labels | None:
+    if annotator is None and (consensus, quality) != (None, None):
+        raise ConfigError("Labels need somebody who made them.", remedy="Name them with --annotator.")
+    return Labels(annotator, consensus, quality) if annotator is not None else None
 
 
 def _generator(text: str | None) -> Generator | None:

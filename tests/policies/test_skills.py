@@ -14,11 +14,27 @@ from licet.ledger.errors import FormatError, LicetError, LimitError, NotFoundErr
 from licet.ledger.log import Ledger
 from licet.ledger.note import SigningKey
 from licet.ledger.reader import LogReader
-from licet.ledger.records import Block, BlockDigest, CheckpointSealed, Digest
+from licet.ledger.records import (
+    AttestationMentioned,
+    AttestationRecorded,
+    Block,
+    BlockDigest,
+    CheckpointSealed,
+    ClaimedMs,
+    Determination,
+    Digest,
+    ExampleAdmitted,
+    PolicyMentioned,
+    Ref,
+    SourceRegistered,
+)
+from licet.policies.attestation import attestation_id
 from licet.policies.certificate import CERTIFICATE_BYTES_MAX, SkillCertificate
 from licet.policies.reasons import Reason, Refused
-from licet.policies.skills import Place, Teacher, certify, certify_seal, share_min_ppm
+from licet.policies.registry import Registry
+from licet.policies.skills import Place, Teacher, certify, certify_seal, share_min_ppm, teachers_of
 from tests.ledger.training import Brute, Trainer, digest
+from tests.policies import signed
 from tests.policies.documents import policy
 
 PLACE = Place(Digest(b"s" * 32), "example.org/log", 7, Digest(b"r" * 32))
@@ -334,3 +350,46 @@ def test_a_seal_without_a_run_certifies_nothing(log):
     log.commit()
     (found,) = certify_seal(log, name, SURFACE, {})
     assert (found.recorded, found.satisfied) == (0, False)
+
+
+def test_teachers_are_whom_the_registry_knows_and_this_policy_admitted(log, tmp_path):
+    """Of four attestations one is taught under this policy, one under another too, one not at all, one is forged."""
+    envelopes = {name: signed.envelope(source=name) for name in ("ada", "bob", "cid", "eve")}
+    operator = SigningKey("example.org/registry", signed.key("registry").private)
+    with Ledger.create(tmp_path / "registry", operator) as registry_log:
+        for name, envelope in envelopes.items():
+            source = SourceRegistered(name, name, str(signed.key(name).verifier), "publisher", ClaimedMs(1))
+            registry_log.append(source)
+            if name != "eve":
+                said = signed.statement(name)
+                digest_of = attestation_id(envelope)
+                registry_log.append(AttestationRecorded(digest_of, name, said.licence, envelope, ClaimedMs(2)))
+        registry_log.commit()
+        registry = Registry.read(registry_log)
+        mine, other = (log.append(PolicyMentioned(one)) for one in (SURFACE.digest, Digest(bytes(32))))
+        for name, policies in (("ada", [mine, mine]), ("bob", [mine, other]), ("cid", []), ("eve", [mine])):
+            mention = Ref(log.append(AttestationMentioned(attestation_id(envelopes[name]), name)))
+            for n, ref in enumerate(policies):
+                log.append(_admission(f"{name} {n}", mention, Ref(ref), Determination.MODIFIED))
+            log.append(_admission(f"{name} rejected", mention, Ref(other), Determination.REJECTED))
+        log.commit()
+        found = teachers_of(log, registry, SURFACE)
+    expected = {"ada": True, "bob": False, "cid": False}
+    assert found == {attestation_id(envelopes[name]): Teacher("publisher", good) for name, good in expected.items()}
+
+
+def _admission(name, attestation, policy_ref, determination):
+    return ExampleAdmitted(
+        Digest(digest("example", name)),
+        Digest(digest("content", name)),
+        attestation,
+        policy_ref,
+        None,
+        determination,
+        (),
+        "middle",
+        3.0,
+        0,
+        ("pretraining",),
+        None,
+    )

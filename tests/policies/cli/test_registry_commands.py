@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import stat
@@ -19,6 +20,7 @@ from licet.ledger.log import now_ms
 from licet.ledger.note import SigningKey
 from licet.ledger.reader import LogReader
 from licet.ledger.records import LicenceKind, PolicyAdopted, Recall
+from licet.policies.attestation import attestation_id, sign_statement
 from licet.policies.manifest import Manifest, holds
 from licet.policies.registry import Registry
 from licet.policies.rights import LicenceState
@@ -116,6 +118,26 @@ def test_a_source_keeps_its_key_to_itself(home, tmp_path, text):
     refused(home, "attest", text, "--source", "cid", *OPEN, code=2, said="--key")
     done = run(home, "attest", text, "--source", "cid", *OPEN, "--key", private, "--json")
     assert done.json["source"] == "cid"
+
+
+def test_a_source_signs_with_a_tool_of_its_own(home, tmp_path):
+    """What it signed elsewhere, in another spelling, is taken in; what was altered since is not."""
+    key = SigningKey.generate("dora.example")
+    public, signed_elsewhere = tmp_path / "dora.pub", tmp_path / "dora.json"
+    public.write_text(f"{key.verifier}\n")
+    run(home, "source", "add", "dora", "--display-name", "Dora", "--authority", "community", "--key", public)
+    envelope = sign_statement(signed.statement("dora"), key)
+    signed_elsewhere.write_text(json.dumps(json.loads(envelope), indent=2))
+    done = run(home, "attest", "--envelope", signed_elsewhere, "--json").json
+    assert done["attestation"] == attestation_id(envelope).hex()
+    assert registry_of(home).attestation(attestation_id(envelope)).attestation.statement.source == "dora"
+    refused(home, "attest", "--envelope", signed_elsewhere, "--source", "dora", code=2, said="Leave out")
+    altered = json.loads(envelope)
+    payload = base64.b64decode(altered["payload"]).replace(b"Apache-2.0", b"Apache-1.0")
+    altered["payload"] = base64.b64encode(payload).decode()
+    signed_elsewhere.write_text(json.dumps(altered))
+    refused(home, "attest", "--envelope", signed_elsewhere, code=1, said="signed by")
+    refused(home, "attest", "--envelope", tmp_path / "nowhere", code=2, said="nowhere")
 
 
 def test_a_key_is_rotated(home, text):
