@@ -7,13 +7,14 @@ bits. What it says is *recorded exposure*; it never says that a source caused a 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from licet.ledger import events as event_columns
 from licet.ledger import norms, segments
+from licet.ledger.ancestry import Ancestry, ancestry_of_run
 from licet.ledger.cells import Cells, total
 from licet.ledger.chunks import Chunk
 from licet.ledger.errors import FormatError, NotFoundError
@@ -35,6 +36,8 @@ class BlockExposure:
     events: int
     first_step: int | None
     last_step: int | None
+    past_unknown: bool = False
+    """Whether this is of the recorded part only: the block came from elsewhere (`ancestry.py`)."""
 
     @property
     def magnitude(self) -> float:
@@ -48,6 +51,8 @@ class SourceShare:
     source: str
     total: int
     share: float
+    past_unknown: bool = False
+    """Whether the share is one of the recorded part only: some of the blocks came from elsewhere."""
 
     @property
     def magnitude(self) -> float:
@@ -67,6 +72,7 @@ class Exposure:
         self._attestations: dict[int, str] = {}
         self._known = np.empty(0, np.int64)
         self._groups: dict[str, int] = {}
+        self._ancestries: dict[int, Ancestry] = {}
         self._sources: list[str] = []
 
     # -- keeping in step with the log
@@ -181,6 +187,14 @@ class Exposure:
 
     # -- questions
 
+    def ancestry(self, run: int | None = None) -> Ancestry:
+        """What a run (the latest if none is named) grew from. All of it stands before the run, so it never changes."""
+        if run is None:
+            run = self.current.run if self.current is not None else self.lineage()[0].run
+        if run not in self._ancestries:
+            self._ancestries[run] = ancestry_of_run(self.view, run)
+        return self._ancestries[run]
+
     def lineage(self, run: int | None = None) -> list[RunExposure]:
         """A run (the latest if none is named) and those its parent seals grew from."""
         at = run if run is not None else (self.current.run if self.current else None)
@@ -208,7 +222,7 @@ class Exposure:
         for part, cells in self._layers(run, steps):
             rows = cells.rows_of(refs) if source is None else cells.rows_in(self._groups.get(source, -1))
             layers.append(_block_exposures(part.blocks, cells.cells[rows], cells.steps[rows]))
-        exposures = _combined(layers)
+        exposures = self._with_past(_combined(layers), run)
         if not refs and not any(row.events for row in exposures) and not self._has_mentioned(source):
             name = source if source is not None else (attestation or b"").hex()
             raise NotFoundError(
@@ -228,7 +242,12 @@ class Exposure:
                 for events, profiles, _ in self.events_between(index, index + 1):
                     cells.fold(events, profiles)
             layers.append(_block_exposures(part.blocks, cells.cells, cells.steps))
-        return _combined(layers)
+        return self._with_past(_combined(layers), run)
+
+    def _with_past(self, rows: list[BlockExposure], run: int | None) -> list[BlockExposure]:
+        """The rows, those marked whose past is unknown. A block of the base that no run has named has no row."""
+        unknown = self.ancestry(run).unknown_blocks
+        return [replace(row, past_unknown=True) if row.block in unknown else row for row in rows]
 
     def reverse(
         self,
@@ -241,7 +260,8 @@ class Exposure:
         """Who shaped these blocks, ranked by recorded exposure, with each source's share."""
         wanted = set(blocks)
         layers = self._layers(run, steps)
-        known = {block for part, _ in layers for block in part.blocks}
+        past = self.ancestry(run)
+        known = {block for part, _ in layers for block in part.blocks} | past.unknown_blocks
         if not wanted or not wanted <= known:
             unknown = ", ".join(sorted(wanted - known)) or "nothing"
             raise NotFoundError(
@@ -253,7 +273,10 @@ class Exposure:
             cells.add_up(selected, hi, lo)
             hi += lo >> norms.LIMB_BITS
             lo &= norms.LIMB_MASK
-        return _ranked(self._sources, hi, lo, top)
+        ranking = _ranked(self._sources, hi, lo, top)
+        if past.unknown_blocks.isdisjoint(wanted):
+            return ranking
+        return [replace(row, past_unknown=True) for row in ranking]
 
     def events_of(self, example: bytes, *, run: int | None = None) -> list[int]:
         """The entries that applied one example's gradient, in order."""

@@ -1,7 +1,8 @@
 """Skill certificates as data: what of a sealed model's exposure in a skill's bands was attested and in policy.
 
-A certificate is a sum over a log, and whoever has the log can do the sum again. Its JSON has one spelling; a text that
-contradicts itself is no certificate.
+A certificate is a sum over a log, and whoever has the log can do the sum again. Blocks that came from elsewhere are
+not in the sum: it then speaks of the recorded part only, names them, and is never satisfied. Its JSON has one spelling;
+a text that contradicts itself is no certificate.
 """
 
 from __future__ import annotations
@@ -12,11 +13,13 @@ from dataclasses import dataclass
 from licet.ledger.errors import FormatError
 from licet.ledger.records import Digest
 from licet.policies.schema import NAME_CHARS_MAX
-from licet.policies.strict_json import Fields, parse, sha256_of, spell
+from licet.policies.strict_json import Fields, check_text, parse, sha256_of, spell
 
-VERSION = 1
-CERTIFICATE_BYTES_MAX = 65_536
+VERSION = 2
+"""The first said nothing of blocks with an unknown past."""
+CERTIFICATE_BYTES_MAX = 2 << 20
 BANDS_MAX = 64
+BLOCKS_MAX = 8192
 PPM = 1_000_000
 SIZE_MAX = (1 << 63) - 1
 _WHOLE = re.compile(r"0|[1-9][0-9]{0,127}", re.ASCII)
@@ -33,20 +36,22 @@ class SkillCertificate:
     certified: int
     """Exposure in the blocks of these bands that came from whom the policy lets teach the skill."""
     recorded: int
-    """All exposure in these blocks."""
+    """All exposure in these blocks that is recorded."""
     share_min_ppm: int
     log_origin: str
     log_size: int
     log_root: Digest
+    unknown_blocks: tuple[str, ...] = ()
+    """The blocks of these bands whose past no log tells of, sorted."""
 
     @property
     def share_ppm(self) -> int:
-        """The share in millionths, rounded down; 0 where nothing is recorded, for that proves nothing."""
+        """The share of what is recorded, in millionths, rounded down; 0 where nothing is: that proves nothing."""
         return self.certified * PPM // self.recorded if self.recorded else 0
 
     @property
     def satisfied(self) -> bool:
-        return self.recorded > 0 and self.share_ppm >= self.share_min_ppm
+        return self.recorded > 0 and not self.unknown_blocks and self.share_ppm >= self.share_min_ppm
 
     def to_json(self) -> bytes:
         """The one spelling. Sums are texts: they are larger than the numbers that many readers of JSON know."""
@@ -63,6 +68,7 @@ class SkillCertificate:
                 "share_min_ppm": self.share_min_ppm,
                 "share_ppm": self.share_ppm,
                 "skill": self.skill,
+                "unknown_blocks": list(self.unknown_blocks),
             }
         )
 
@@ -83,6 +89,7 @@ class SkillCertificate:
             log_origin=log.required_text("origin"),
             log_size=log.required_whole("size", low=0, high=SIZE_MAX),
             log_root=_digest(log, "root"),
+            unknown_blocks=_sorted_texts(fields, "unknown_blocks"),
         )
         log.end()
         if found.certified > found.recorded:
@@ -94,6 +101,15 @@ class SkillCertificate:
         if found.to_json() != data:
             raise FormatError("The certificate is not in its one spelling.", remedy="Take the file as it was issued.")
         return found
+
+
+def _sorted_texts(fields: Fields, name: str) -> tuple[str, ...]:
+    """A list that must be there, of different texts in order: there is one spelling of a set."""
+    values = fields.list(name, required=True, count_max=BLOCKS_MAX)
+    found = tuple(check_text(value, fields.named(name)) for value in values)
+    if list(found) != sorted(set(found)):
+        raise FormatError(f"{fields.named(name)} is not sorted, or names something twice.")
+    return found
 
 
 def _digest(fields: Fields, name: str) -> Digest:

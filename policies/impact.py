@@ -1,5 +1,8 @@
 """What a revocation would touch: examples, blocks, sealed models, and verdicts of the last hours.
 
+It tells what the logs tell. Of blocks and models that came from elsewhere it says that their past is unknown: whether
+the same content is in them for that reason nobody recorded.
+
 Each part has its share of a budget of time. Where that runs out, a part says how far it came; what lies beyond is
 unknown, not nothing. The clock is the caller's, and is looked at between pieces of the logs: nothing waits, and
 nothing fails because of time.
@@ -12,7 +15,8 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from licet.ledger.errors import ConfigError, NotFoundError
+from licet.ledger.ancestry import ancestry_of_seal, unknown_blocks
+from licet.ledger.errors import ConfigError
 from licet.ledger.reader import LogReader
 from licet.ledger.records import (
     AttestationMentioned,
@@ -22,6 +26,7 @@ from licet.ledger.records import (
     ExampleAdmitted,
     Opaque,
     Record,
+    RunStarted,
     VerdictGiven,
 )
 from licet.ledger.view import View
@@ -65,6 +70,8 @@ class Blocks:
 
     shares: tuple[BlockShare, ...]
     complete: bool
+    untold: tuple[str, ...]
+    """The blocks of that run that came from elsewhere, sorted: their shares are of the recorded part only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +82,8 @@ class SealedModel:
     model: str
     label: str
     entry: int
+    past_unknown: bool
+    """Whether it grew from what no log tells of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +91,8 @@ class Models:
     """Seals in the order of the log. Those from entry `read_to` on are unknown unless it is complete."""
 
     found: tuple[SealedModel, ...]
+    untold: tuple[SealedModel, ...]
+    """Seals in which nothing of it is recorded, and whose past is unknown: they may contain it all the same."""
     complete: bool
     read_to: int
 
@@ -115,6 +126,12 @@ class Impact:
         parts = (self.blocks, self.models, self.examples, self.verdicts)
         return all(part is None or part.complete for part in parts)
 
+    @property
+    def past_known(self) -> bool:
+        """Whether the logs tell of all that shaped these blocks and models."""
+        models = (*self.models.found, *self.models.untold)
+        return not self.blocks.untold and not any(model.past_unknown for model in models)
+
 
 def impact(
     training: LogReader,
@@ -143,7 +160,7 @@ def impact(
         return lambda: clock() - started < budget_s * part
 
     refs = [ref for ref, _ in training.find(AttestationMentioned, attestation)]
-    blocks = _blocks(training, attestation, watch(0.25)) if refs else Blocks((), complete=True)
+    blocks = _blocks(training, attestation, has_taught=bool(refs), has_time=watch(0.25))
     admissions = _Admissions(training, frozenset(refs))
     examples = admissions.read(watch(0.5))
     models = _models(training, admissions, watch(0.75))
@@ -155,20 +172,22 @@ def impact(
     return Impact(attestation, before, after, blocks, models, examples, verdicts)
 
 
-def _blocks(training: LogReader, attestation: Digest, has_time: Callable[[], bool]) -> Blocks:
+def _blocks(training: LogReader, attestation: Digest, *, has_taught: bool, has_time: Callable[[], bool]) -> Blocks:
+    latest = max((run for run, _ in training.all_of(RunStarted)), default=None)
+    if latest is None:
+        return Blocks((), complete=True, untold=())
+    untold = tuple(sorted(unknown_blocks(training, latest)))
+    if not has_taught:
+        return Blocks((), complete=True, untold=untold)
     if not has_time():
-        return Blocks((), complete=False)
-    try:
-        rows = training.exposure.forward(attestation=attestation)
-    except NotFoundError:  # mentioned, and no run has begun
-        return Blocks((), complete=True)
+        return Blocks((), complete=False, untold=untold)
     shares: list[BlockShare] = []
-    for row in rows:
+    for row in training.exposure.forward(attestation=attestation):
         if not has_time():
-            return Blocks(tuple(shares), complete=False)
+            return Blocks(tuple(shares), complete=False, untold=untold)
         whole = sum(source.total for source in training.exposure.reverse([row.block], top=None))
         shares.append(BlockShare(row.block, row.total, row.total / whole if whole else 0.0))
-    return Blocks(tuple(shares), complete=True)
+    return Blocks(tuple(shares), complete=True, untold=untold)
 
 
 class _Admissions:
@@ -209,14 +228,19 @@ class _Admissions:
 
 
 def _models(training: View, admissions: _Admissions, has_time: Callable[[], bool]) -> Models:
-    """Seals that an admission lies before, in a run that they grew from."""
+    """Seals that an admission lies before, in a run that they grew from; and those of which that cannot be told."""
     found: list[SealedModel] = []
+    untold: list[SealedModel] = []
     for index, seal in training.all_of(CheckpointSealed):
         if not has_time():
-            return Models(tuple(found), complete=False, read_to=min(index, admissions.read_to))
+            return Models(tuple(found), tuple(untold), complete=False, read_to=min(index, admissions.read_to))
+        past_unknown = not ancestry_of_seal(training, seal.seal).is_known
+        model = SealedModel(seal.seal, seal.model, seal.label, index, past_unknown)
         if any(admissions.has_between(run.start, run.end) for run in stretches_of(training, index, seal)):
-            found.append(SealedModel(seal.seal, seal.model, seal.label, index))
-    return Models(tuple(found), admissions.complete, admissions.read_to)
+            found.append(model)
+        elif past_unknown:
+            untold.append(model)
+    return Models(tuple(found), tuple(untold), admissions.complete, admissions.read_to)
 
 
 def _verdicts(runtime: View, change: Change, rules: Rulebook, since_ms: int, has_time: Callable[[], bool]) -> Verdicts:

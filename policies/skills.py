@@ -2,14 +2,17 @@
 
 For a skill, the recorded exposure in the blocks of its bands is added up twice: all of it, and what is of attestations
 that are attested, in policy and, where the skill lists authorities, of one of these classes.
+
+A block that came from elsewhere holds more than the log tells. A certificate names it, and is not satisfied.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import ROUND_CEILING, Decimal
 
+from licet.ledger.ancestry import unknown_blocks
 from licet.ledger.cells import Cells, total
 from licet.ledger.errors import FormatError
 from licet.ledger.reader import LogReader
@@ -54,6 +57,8 @@ class Place:
     log_origin: str
     log_size: int
     log_root: Digest
+    unknown_blocks: frozenset[str]
+    """Those whose past no log tells of (`ledger/ancestry.py`)."""
 
 
 def teachers_of(log: View, registry: Registry, policy: Policy) -> dict[Digest, Teacher]:
@@ -82,7 +87,11 @@ def teachers_of(log: View, registry: Registry, policy: Policy) -> dict[Digest, T
 def certify(
     name: str, policy: Policy, blocks: Sequence[Block], exposure: ExposureTotals, teachers: Teachers, place: Place
 ) -> SkillCertificate:
-    """The certificate of one skill. Where nothing is recorded in its bands it is not satisfied: that proves nothing."""
+    """The certificate of one skill.
+
+    Where nothing is recorded in its bands it is not satisfied: that proves nothing. Nor is it where a block of theirs
+    has an unknown past; a block of the base that no run has named may lie in any band.
+    """
     skill = policy.document.skill.get(name)
     if skill is None:
         raise Refused(
@@ -91,6 +100,7 @@ def certify(
             remedy="Name another.",
         )
     wanted = {block.name for block in blocks if set(block.bands) & set(skill.bands)}
+    unknown = _unknown_in(wanted, blocks, place)
     certified = recorded = 0
     for (block, attestation), amount in exposure.items():
         if amount < 0:
@@ -109,7 +119,13 @@ def certify(
         place.log_origin,
         place.log_size,
         place.log_root,
+        unknown,
     )
+
+
+def _unknown_in(wanted: Collection[str], blocks: Sequence[Block], place: Place) -> tuple[str, ...]:
+    placed = {block.name for block in blocks}
+    return tuple(sorted(name for name in place.unknown_blocks if name in wanted or name not in placed))
 
 
 def certify_seal(
@@ -120,7 +136,7 @@ def certify_seal(
     exposure = exposure_of_seal(log, index, sealed)
     stretches = stretches_of(log, index, sealed)
     blocks = [block for stretch in stretches for block in stretch.started.blocks]
-    place = Place(sealed.seal, log.origin, sealed.log_size, sealed.log_root)
+    place = Place(sealed.seal, log.origin, sealed.log_size, sealed.log_root, unknown_blocks(log, seal))
     names = sorted(policy.document.skill) if skills is None else skills
     return [certify(name, policy, blocks, exposure, teachers, place) for name in names]
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Annotated, Any
 
 import typer
 
 from licet.ledger import codec, corpus, records, terminal
+from licet.ledger.ancestry import Ancestry
 from licet.ledger.cli.options import AsJson, HomeOption, LogArgument, log_path, read_log
 from licet.ledger.errors import ConfigError
 from licet.ledger.exposure import BlockExposure
@@ -19,6 +20,7 @@ StepsOption = Annotated[
     str | None, typer.Option("--steps", metavar="FIRST:LAST", help="Only these steps, both included.")
 ]
 RunOption = Annotated[int | None, typer.Option("--run", help="The entry that starts the run. Default: the latest.")]
+_NAMED_MAX = 8
 
 
 def info(log: LogArgument, home: HomeOption = None, as_json: AsJson = False) -> None:
@@ -87,7 +89,10 @@ def forward(
     home: HomeOption = None,
     as_json: AsJson = False,
 ) -> None:
-    """What a source, an attestation or an example shaped: recorded exposure, block by block."""
+    """What a source, an attestation or an example shaped: recorded exposure, block by block.
+
+    A block that came from elsewhere is marked: what shaped it before is unknown.
+    """
     if sum(value is not None for value in (source, attestation, example)) != 1:
         raise ConfigError("Ask about one thing.", remedy="Pass one of --source, --attestation, --example.")
     with read_log(log, home) as view:
@@ -96,15 +101,24 @@ def forward(
         else:
             given = None if attestation is None else _hex(attestation, "an attestation")
             rows = view.exposure.forward(source=source, attestation=given, run=run, steps=_steps(steps))
+        past = view.exposure.ancestry(run)
+    unnamed = sorted(past.unknown_blocks - {row.block for row in rows})
+    rows += [BlockExposure(block, 0, 0, None, None, past_unknown=True) for block in unnamed]
     if as_json:
         terminal.show_json([_as_object(row) for row in rows])
         return
     whole = sum(row.total for row in rows) or 1
-    table = (
+    table: list[tuple[Any, ...]] = [
         (r.block, f"{r.magnitude:.6g}", f"{r.total / whole:.1%}", r.events, _span(r.first_step, r.last_step))
         for r in rows
-    )
-    terminal.show_table(("block", "exposure", "share", "events", "steps"), table, right=frozenset({1, 2, 3}))
+    ]
+    columns: tuple[str, ...] = ("block", "exposure", "share", "events", "steps")
+    if not past.is_known:
+        columns = (*columns, "before")
+        table = [(*cells, "unknown" if r.past_unknown else "-") for cells, r in zip(table, rows, strict=True)]
+    terminal.show_table(columns, table, right=frozenset({1, 2, 3}))
+    if not past.is_known:
+        terminal.show(_caution([row.block for row in rows if row.past_unknown], past))
 
 
 def reverse(
@@ -116,14 +130,24 @@ def reverse(
     home: HomeOption = None,
     as_json: AsJson = False,
 ) -> None:
-    """Who shaped these blocks, ranked by recorded exposure."""
+    """Who shaped these blocks, ranked by recorded exposure.
+
+    If some of them came from elsewhere the last line says so: it stands for whoever shaped them before.
+    """
     with read_log(log, home) as view:
         ranking = view.exposure.reverse(blocks, top=top, run=run, steps=_steps(steps))
+        past = view.exposure.ancestry(run)
+    unknown = past.unknown_of(blocks)
     if as_json:
-        terminal.show_json([{**terminal.plain(row), "magnitude": row.magnitude} for row in ranking])
+        lines = [{**terminal.plain(row), "magnitude": row.magnitude} for row in ranking]
+        terminal.show_json([*lines, *([_nobody(unknown, past)] if unknown else [])])
         return
-    rows = ((i, r.source, f"{r.magnitude:.6g}", f"{r.share:.2%}") for i, r in enumerate(ranking, start=1))
+    rows = [(str(i), r.source, f"{r.magnitude:.6g}", f"{r.share:.2%}") for i, r in enumerate(ranking, start=1)]
+    if unknown:
+        rows.append(("?", "(unknown)", "?", "?"))
     terminal.show_table(("rank", "source", "exposure", "share"), rows, right=frozenset({0, 2, 3}))
+    if unknown:
+        terminal.show(_caution(unknown, past))
 
 
 def diff(
@@ -156,6 +180,18 @@ def diff(
                 terminal.show(f"  {sign} … {len(names) - limit} more")
     if change.moved:
         terminal.show(f"examples under another attestation: {len(change.moved)}")
+
+
+def _nobody(blocks: Sequence[str], past: Ancestry) -> dict[str, Any]:
+    """The line for whoever shaped blocks before this log tells of them: no number there is, not zero."""
+    line = dict.fromkeys(("source", "total", "share", "magnitude"))
+    return {**line, "past_unknown": True, "unknown_blocks": list(blocks), "base": past.base, "why": past.why()}
+
+
+def _caution(blocks: Sequence[str], past: Ancestry) -> str:
+    named = ", ".join(blocks[:_NAMED_MAX])
+    more = f" and {len(blocks) - _NAMED_MAX} more" if len(blocks) > _NAMED_MAX else ""
+    return f"Numbers and shares are of the recorded part. What shaped {named}{more} before is unknown: {past.why()}."
 
 
 def _as_object(row: BlockExposure) -> dict[str, Any]:

@@ -29,6 +29,7 @@ from licet.ledger.records import (
     VerdictGiven,
 )
 from licet.policies.aftermath import Change, Turn, turn_of
+from licet.policies.cli.preview import facts, say
 from licet.policies.impact import HOURS_MAX, impact
 from licet.policies.reasons import Reason
 from licet.policies.rights import LicenceState
@@ -237,7 +238,64 @@ def test_blocks_and_their_shares(training):
 def test_an_attestation_that_taught_nothing(training):
     found = asked(training, attestation=Digest(bytes(32)))
     assert (found.examples.count, found.blocks.shares, found.models.found) == (0, (), ())
-    assert found.complete
+    assert found.complete and found.past_known
+
+
+def test_an_attestation_and_no_run(tmp_path):
+    with Ledger.create(tmp_path / "log", SigningKey.generate("example.org/training")) as log:
+        log.append(AttestationMentioned(OURS, "source 3"))
+        log.commit()
+        found = asked(log)
+    assert (found.blocks.shares, found.blocks.untold, found.complete) == ((), (), True)
+
+
+@pytest.fixture(scope="module")
+def grown(tmp_path_factory):
+    """A model from elsewhere, one that we taught on top of it, one that others did, and one from nothing."""
+    path = tmp_path_factory.mktemp("grown") / "log"
+    with Ledger.create(path, SigningKey.generate("example.org/training")) as log:
+        base = Digest(digest("outside", 1))
+        blocks = tuple(BlockDigest(f"layer.{b}", Digest(bytes(32))) for b in range(3))
+        log.append(CheckpointSealed(base, "m", "base", None, 0, blocks, None, None, 0, Digest(bytes(32)), (), 0))
+        trainer = Trainer(log, random.Random(3))
+        trainer.start(3)
+        trainer.declare_some()
+        trainer.admit(3)
+        trainer.take_step(10)
+        sealed(trainer, 1)
+        trainer.start(3, parent=base)
+        trainer.declare_some()
+        trainer.take_step(10)
+        sealed(trainer, 2)
+        trainer.admit(12)
+        trainer.take_step(100)
+        sealed(trainer, 3)
+        log.commit()
+        yield log
+
+
+def test_what_came_from_elsewhere_is_said_to_be_unknown(grown):
+    found = asked(grown)
+    assert [(model.label, model.past_unknown) for model in found.models.found] == [("v3", True)]
+    assert [(model.label, model.past_unknown) for model in found.models.untold] == [("base", True), ("v2", True)]
+    assert found.blocks.untold == ("layer.0", "layer.1", "layer.2")
+    assert found.complete and not found.past_known
+
+
+def test_what_taught_nothing_may_still_be_in_what_came_from_elsewhere(grown):
+    found = asked(grown, attestation=Digest(bytes(32)))
+    assert [model.label for model in found.models.untold] == ["base", "v2", "v3"]
+    assert not found.past_known
+
+
+def test_the_preview_says_it(grown, training, capsys):
+    for log, said in ((grown, True), (training, False)):
+        found = asked(log)
+        say(found)
+        told = capsys.readouterr().err
+        assert ("what shaped layer.0, layer.1, layer.2 before is unknown" in told) is said
+        assert ("they came from elsewhere: m base, m v2" in told) is said
+        assert facts(found)["past_known"] is not said
 
 
 def filled(runtime, count):
@@ -299,6 +357,7 @@ def test_time_may_run_out_anywhere(training, runtime):
         found = asked(training, runtime, hours=HOURS_MAX, clock=lambda clock=clock: float(next(clock)), budget_s=ticks)
         assert found.blocks.shares == whole.blocks.shares[: len(found.blocks.shares)]
         assert found.models.found == whole.models.found[: len(found.models.found)]
+        assert found.models.untold == whole.models.untold[: len(found.models.untold)]
         assert found.examples.first == whole.examples.first[: len(found.examples.first)]
         assert found.verdicts.completions == whole.verdicts.completions[: len(found.verdicts.completions)]
         if not found.examples.complete:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import random
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -37,7 +38,7 @@ from tests.ledger.training import Brute, Trainer, digest
 from tests.policies import signed
 from tests.policies.documents import policy
 
-PLACE = Place(Digest(b"s" * 32), "example.org/log", 7, Digest(b"r" * 32))
+PLACE = Place(Digest(b"s" * 32), "example.org/log", 7, Digest(b"r" * 32), frozenset())
 ADA, BOB, EVE = (Digest(name * 32) for name in (b"a", b"b", b"e"))
 BLOCKS = (
     Block("low", ("foundational",), 1),
@@ -50,11 +51,18 @@ POLICY = policy(
         "medicine": {"bands": ["behavioral", "surface"], "authorities": ["safety"], "certified_share_min": 0.5},
     }
 )
+LAX = policy(
+    skill={
+        "coding": {"bands": ["behavioral"], "certified_share_min": 0},
+        "medicine": {"bands": ["behavioral", "surface"], "certified_share_min": 0},
+    }
+)
 TEACHERS = {ADA: Teacher("safety", True), BOB: Teacher("community", True), EVE: Teacher("safety", False)}
 
 
-def certified(skill, exposure, teachers=None, document=POLICY):
-    return certify(skill, document, BLOCKS, exposure, TEACHERS if teachers is None else teachers, PLACE)
+def certified(skill, exposure, teachers=None, document=POLICY, unknown=()):
+    place = replace(PLACE, unknown_blocks=frozenset(unknown))
+    return certify(skill, document, BLOCKS, exposure, TEACHERS if teachers is None else teachers, place)
 
 
 # -- what a certificate counts
@@ -100,6 +108,32 @@ def test_what_counts(skill, exposure, share_ppm):
 
 
 @pytest.mark.parametrize(
+    ("skill", "unknown", "named"),
+    [
+        ("coding", {"mid"}, ("mid",)),
+        ("coding", {"mid", "top", "low"}, ("mid",)),
+        ("medicine", {"mid", "top", "low"}, ("mid", "top")),
+        ("coding", {"ungated", "low"}, ("ungated",)),
+    ],
+    ids=["its band", "only its band", "its bands", "a block that no run has named"],
+)
+def test_what_came_from_elsewhere_is_never_certified(skill, unknown, named):
+    """However good what is recorded, and however little is asked."""
+    exposure = {("mid", ADA): 9, ("top", ADA): 9}
+    for document in (POLICY, LAX):
+        assert certified(skill, exposure, document=document).satisfied
+        found = certified(skill, exposure, document=document, unknown=unknown)
+        assert (found.unknown_blocks, found.satisfied, found.share_ppm) == (named, False, 1_000_000)
+        assert SkillCertificate.from_json(found.to_json()) == found
+        assert json.loads(found.to_json())["unknown_blocks"] == list(named)
+
+
+def test_other_bands_from_elsewhere_do_not_matter():
+    found = certified("coding", {("mid", ADA): 1}, unknown={"low", "top"})
+    assert (found.unknown_blocks, found.satisfied) == ((), True)
+
+
+@pytest.mark.parametrize(
     ("certified_", "satisfied"), [(10**30 * 3, True), (10**30 * 3 - 1, False)], ids=["at", "below"]
 )
 def test_the_share_is_exact_at_any_size(certified_, satisfied):
@@ -136,8 +170,9 @@ def test_who_loses_the_right_to_teach_certifies_nothing_more(exposure, skill, lo
 
 @given(
     st.builds(
-        lambda skill, bands, certified, more, least, size: SkillCertificate(
-            skill, ADA, BOB, tuple(sorted(bands)), certified, certified + more, least, "example.org/log", size, EVE
+        lambda skill, bands, certified, more, least, size, unknown: SkillCertificate(
+            *(skill, ADA, BOB, tuple(sorted(bands)), certified, certified + more, least, "example.org/log", size, EVE),
+            tuple(sorted(unknown)),
         ),
         st.text("abc.-09", min_size=1, max_size=64),
         st.frozensets(st.sampled_from(["surface", "behavioral", "alignment"])),
@@ -145,6 +180,7 @@ def test_who_loses_the_right_to_teach_certifies_nothing_more(exposure, skill, lo
         st.integers(0, 1 << 120),
         st.integers(0, 1_000_000),
         st.integers(0, (1 << 63) - 1),
+        st.frozensets(st.text("abc.-09é", min_size=1, max_size=20)),
     )
 )
 def test_a_certificate_is_read_as_it_was_written(found):
@@ -170,7 +206,8 @@ def test_the_spelling_that_the_others_differ_from():
         *({name: ...} for name in json.loads(GOOD.to_json())),
         *({name: None} for name in json.loads(GOOD.to_json())),
         {"more": 1},
-        {"certificate": 2},
+        {"certificate": 1},
+        {"certificate": 3},
         {"certificate": True},
         {"certified": 3},
         {"certified": "03"},
@@ -193,6 +230,12 @@ def test_the_spelling_that_the_others_differ_from():
         {"bands": ["surface", "surface"]},
         {"bands": [1]},
         {"bands": ["a"] * 100},
+        {"unknown_blocks": ["b", "a"]},
+        {"unknown_blocks": ["a", "a"]},
+        {"unknown_blocks": [1]},
+        {"unknown_blocks": ["a\nb"]},
+        {"unknown_blocks": "a"},
+        {"unknown_blocks": ["mid"], "satisfied": True},
         {"skill": ""},
         {"skill": "a" * 65},
         {"skill": "a\nb"},
@@ -345,11 +388,35 @@ def test_a_seal_cannot_count_what_came_after_it(log):
 
 
 def test_a_seal_without_a_run_certifies_nothing(log):
-    name = Digest(digest("seal", 1))
-    log.append(CheckpointSealed(name, "base", "base", None, 0, (), None, None, 1, Digest(bytes(32)), (), 0))
-    log.commit()
+    name = outside(log)
     (found,) = certify_seal(log, name, SURFACE, {})
     assert (found.recorded, found.satisfied) == (0, False)
+    assert found.unknown_blocks == ("layer.0", "layer.1", "layer.2")
+
+
+def outside(log):
+    """A model from elsewhere."""
+    name = Digest(digest("outside", 1))
+    blocks = tuple(BlockDigest(f"layer.{b}", Digest(bytes(32))) for b in range(3))
+    log.append(CheckpointSealed(name, "base", "base", None, 0, blocks, None, None, 0, Digest(bytes(32)), (), 0))
+    log.commit()
+    return name
+
+
+@pytest.mark.parametrize("parent", ["fresh", "outside", "absent"])
+def test_a_model_that_grew_from_elsewhere_is_not_certified(log, parent):
+    trainer = Trainer(log, random.Random(7))
+    begins = {"fresh": None, "outside": outside(log), "absent": Digest(bytes(32))}[parent]
+    trainer.start(3, parent=begins)
+    trainer.declare_some()
+    trainer.admit(9)
+    trainer.take_step(30)
+    name = sealed(trainer, 1)
+    everybody = {Digest(digest("attestation", n)): Teacher("community", True) for n in range(15)}
+    (found,) = certify_seal(log, name, SURFACE, everybody)
+    assert (found.share_ppm, found.recorded > 0) == (1_000_000, True)
+    assert found.satisfied is (parent == "fresh")
+    assert len(found.unknown_blocks) == (0 if parent == "fresh" else 3)
 
 
 def test_teachers_are_whom_the_registry_knows_and_this_policy_admitted(log, tmp_path):
