@@ -37,6 +37,7 @@ from licet.policies.rights import check_jurisdiction, parse_spdx
 
 attest = typer.Typer(add_completion=False)
 _SKIPPED_SHOWN = 20
+_COLUMNS = ("text",)
 
 Text = str | None
 Texts = list[str] | None
@@ -45,7 +46,8 @@ Texts = list[str] | None
 @attest.command()
 def attest_content(
     path: Annotated[
-        Path | None, typer.Argument(help="A folder, a file of JSON lines or Parquet (each row by itself), or a file.")
+        Path | None,
+        typer.Argument(help="A folder, a file, or rows: JSON lines, Parquet or a saved dataset, each by itself."),
     ] = None,
     source: Annotated[Text, typer.Option(help="Who states it.")] = None,
     kind: Annotated[LicenceKind | None, typer.Option(help="The type of attestation.")] = None,
@@ -63,7 +65,13 @@ def attest_content(
     annotator: Annotated[Text, typer.Option(help="Who labelled it.")] = None,
     consensus: Annotated[float | None, typer.Option(min=0, max=1, help="How far annotators agreed.")] = None,
     quality: Annotated[float | None, typer.Option(min=0, max=1, help="How good the labels were found.")] = None,
-    column: Annotated[str, typer.Option(help="Where rows have their text.")] = "text",
+    column: Annotated[
+        Texts,
+        typer.Option(
+            help="Where rows have their text [default: text]. A list or an object counts as its JSON; repeat it for an"
+            " object of several."
+        ),
+    ] = None,
     key: Annotated[Path | None, typer.Option(help="The source's key, if the home does not keep it.")] = None,
     output: Annotated[Path | None, typer.Option(help="Write the signed envelope to this file too.")] = None,
     envelope: Annotated[
@@ -106,7 +114,7 @@ def attest_content(
         signer = signing_key(place, registry.source(source), key)
         behind = tuple(registry.find(digits).attestation.id for digits in upstream or ())
         _warn(registry, licence)
-    content = _collected(path, column)
+    content = _collected(path, tuple(column or _COLUMNS))
     subjects, root = _subjects(place, content)
     statement = Statement(source, licence, subjects, root, provenance, _generator(generator), behind, now_ms())
     index, attestation = _record(place, sign_statement(statement, signer))
@@ -126,9 +134,9 @@ def _record_signed(home: Home, file: Path, *, as_json: bool) -> None:
     terminal.show_result(facts, text, as_json=as_json)
 
 
-def _collected(path: Path, column: str) -> Collected:
+def _collected(path: Path, columns: tuple[str, ...]) -> Collected:
     with terminal.progress("reading") as bar:
-        content = collect(path, column, bar)
+        content = collect(path, columns, bar)
     for one in content.skipped[:_SKIPPED_SHOWN]:
         terminal.say(f"left out: {one.name}: {one.why}")
     if len(content.skipped) > _SKIPPED_SHOWN:

@@ -13,14 +13,15 @@ import pytest
 
 from licet.ledger.errors import ConfigError, FormatError, LicetError, MissingFileError, NotFoundError
 from licet.policies.cli import collect as collecting
+from licet.policies.cli import file_rows
 from licet.policies.cli.collect import collect
 from licet.policies.cli.distributions import installed_distributions, spdx_of
 from licet.policies.cli.moments import moment
 
 
-def read(path, column="text"):
+def read(path, *columns):
     reports = []
-    found = collect(path, column, lambda done, total: reports.append((done, total)))
+    found = collect(path, columns or ("text",), lambda done, total: reports.append((done, total)))
     assert all(done <= total for done, total in reports)
     return found
 
@@ -125,7 +126,7 @@ def test_a_broken_row_is_named(tmp_path, row):
 
 
 def test_a_row_too_long_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(collecting, "ROW_BYTES_MAX", 100)
+    monkeypatch.setattr(file_rows, "ROW_BYTES_MAX", 100)
     with pytest.raises(FormatError, match="Line 1 of"):
         read(lines(tmp_path, {"text": "x" * 100}))
 
