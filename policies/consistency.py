@@ -19,6 +19,7 @@ def contradictions(document: Document) -> list[tuple[Path, str]]:
         *_ceiling_problems(document),
         *_entropy_problems(document),
         *_name_problems(document),
+        *_memorization_problems(document),
     ]
 
 
@@ -120,4 +121,26 @@ def _name_problems(document: Document) -> list[tuple[Path, str]]:
     patterns = [pattern for patterns in document.spdx.values() for pattern in patterns]
     twice = sorted({pattern for pattern in patterns if patterns.count(pattern) > 1})
     found += [(("spdx",), f"{pattern} is in two classes") for pattern in twice]
+    return found
+
+
+def _memorization_problems(document: Document) -> list[tuple[Path, str]]:
+    """Bands that are named are declared, and whoever names some answers for all."""
+    memorization, bands = document.memorization, [band.name for band in document.band]
+    places = {
+        "thresholds": memorization.thresholds,
+        "response": memorization.response,
+        "response_below": memorization.response_below,
+    }
+    found: list[tuple[Path, str]] = []
+    for field, named in places.items():
+        path: Path = ("memorization", field)
+        unknown = sorted(set(named) - {*bands, ALL_OTHERS})
+        found += [(path, f"there is no depth band {name}") for name in unknown]
+        missing = [name for name in bands if name not in named]
+        if missing and ALL_OTHERS not in named and field != "thresholds":
+            found.append((path, f'it says nothing of {", ".join(missing)}: name them, or all others with "*"'))
+    concentration = memorization.concentration.bands
+    path = ("memorization", "concentration", "bands")
+    found += [(path, f"there is no depth band {name}") for name in concentration if name not in bands]
     return found

@@ -46,6 +46,8 @@ Weight = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Ceiling = dict[str, Weight]
 """The most that may reach each band, as a part of the gradient. `*` stands for the bands that are not named."""
+Side = Literal["above", "below"]
+Response = Literal["exclude", "restrict", "attenuate", "unlearn-once", "record"]
 Right = Literal["align", "revoke", "review"]
 Term = Literal[
     "spdx", "terms-uri", "valid-from", "valid-until", "jurisdictions", "bands", "skills", "custody", "labels",
@@ -189,6 +191,63 @@ class Exclusion(_Part):
     attestations: frozenset[HexDigest] = frozenset()
 
 
+class Sigmas(_Part):
+    """How far from what is usual a norm may lie, in standard deviations: `high` for the most predictable content."""
+
+    low: float = Field(gt=0, le=100, allow_inf_nan=False, description="for the densest entropy band")
+    high: float = Field(gt=0, le=100, allow_inf_nan=False, description="for the most predictable one; linear between")
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Sigmas:
+        if self.low > self.high:
+            raise ValueError("low is at most high: what is denser is flagged sooner")
+        return self
+
+
+class Concentrated(_Part):
+    """When exposure that should be spread sits in a few deep blocks."""
+
+    bands: tuple[str, ...] = Field(default=(), description="the deep bands; empty: all below the surface")
+    share_max: Share = Field(default=0.6, description="of all exposure of an attestation")
+    blocks_max: int = Field(default=2, ge=1, le=4096, description="in how many blocks of these bands at most")
+
+
+class Memorization(_Part):
+    """When an example is being stored rather than learned from, and what is done then."""
+
+    thresholds: Mapping[str, Sigmas] = Field(
+        default={}, description="by band, * for the others; what is not named: surface 4 to 8, all deeper 2 to 4"
+    )
+    observations_min: int = Field(
+        default=256, ge=8, le=100_000, description="norms of a block before any counts as unusual"
+    )
+    window: int = Field(default=1024, ge=8, le=10_000_000, description="norms over which the statistics of a block run")
+    sides: frozenset[Side] = Field(
+        default=frozenset({"above", "below"}),
+        min_length=1,
+        description="flagged are norms far above, far below, or both",
+    )
+    response: Mapping[str, Response] = Field(default={ALL_OTHERS: "attenuate"}, description="by band, * for the others")
+    response_below: Mapping[str, Response] = Field(
+        default={ALL_OTHERS: "exclude"}, description="the same where the norm has collapsed: the text is stored already"
+    )
+    concentration: Concentrated = Concentrated()
+
+    @model_validator(mode="after")
+    def _window_holds_the_first(self) -> Memorization:
+        if self.window < self.observations_min:
+            raise ValueError("window is at least observations_min")
+        return self
+
+
+class Adaptation(_Part):
+    """How far the profiles of entropy bands may follow what the model has become."""
+
+    enabled: bool = False
+    factor_min: Share = Field(default=0.5, description="a weight stays between this part of its ceiling and it")
+    step_max: float = Field(default=0.2, ge=0.07, le=1, description="the most that a weight changes at one checkpoint")
+
+
 class Limits(_Part):
     """From where on a match counts."""
 
@@ -271,4 +330,6 @@ class Document(_Part):
     rule: tuple[Rule, ...] = ()
     skill: Mapping[Name, Skill] = {}
     exclusion: Exclusion = Exclusion()
+    memorization: Memorization = Memorization()
+    adaptation: Adaptation = Adaptation()
     inference: Inference = Inference()

@@ -34,3 +34,12 @@ def test_the_order_of_licence_classes_counts():
     turned = dict(reversed(SMALL["spdx"].items()))
     (change,) = diff(policy(), policy(spdx=turned))
     assert change.before == ["permissive", "copyleft"]
+
+
+def test_changes_of_memorization_and_adaptation_are_told_by_band():
+    changed = policy(memorization={"response": {"surface": "record", "*": "restrict"}}, adaptation={"enabled": True})
+    assert diff(policy(), changed) == (
+        Change("adaptation.enabled", False, True),
+        Change("memorization.response.*", "attenuate", "restrict"),
+        Change("memorization.response.surface", ABSENT, "record"),
+    )

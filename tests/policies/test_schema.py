@@ -118,6 +118,14 @@ def test_a_measurement_falls_into_the_band_that_it_is_below(bits, band):
     assert Policy.parse(GOOD).entropy_band(bits).name == band
 
 
+def test_what_is_not_said_of_memorization_and_adaptation_has_a_safe_meaning():
+    document = Policy.parse(GOOD).document
+    assert document.memorization.sides == {"above", "below"}
+    assert document.memorization.response == {"*": "attenuate"}
+    assert document.memorization.response_below == {"*": "exclude"}
+    assert not document.adaptation.enabled
+
+
 @pytest.mark.parametrize("name", DEFAULTS)
 def test_a_default_is_read(name):
     assert Policy.read_default(name).document.name == name
@@ -211,6 +219,58 @@ MISTAKES = [
     ("class-named-unknown", 'permissive = ["MIT"]', 'unknown = ["MIT"]', "[spdx]", "spdx", "unknown and none"),
     ("pattern-twice", '["GPL-*"]', '["GPL-*", "MIT"]', "[spdx]", "spdx", "MIT is in two classes"),
     ("bad-digest", "[spdx]", '[exclusion]\ncontent = ["ab"]\n[spdx]', "content", "exclusion.content.0", "64"),
+    (
+        "sigmas-turned",
+        "[spdx]",
+        '[memorization.thresholds]\n"*" = { low = 4, high = 2 }\n[spdx]',
+        '"*" = {',
+        "",
+        "low is",
+    ),
+    (
+        "sigmas-of-no-band",
+        "[spdx]",
+        "[memorization.thresholds]\nattic = { low = 2, high = 4 }\n[spdx]",
+        "[memorization.thresholds]",
+        "memorization.thresholds",
+        "attic",
+    ),
+    (
+        "response-unheard-of",
+        "[spdx]",
+        '[memorization.response]\n"*" = "scold"\n[spdx]',
+        '"*" = "scold"',
+        "memorization.response.*",
+        "unlearn-once",
+    ),
+    (
+        "response-silent",
+        "[spdx]",
+        '[memorization]\nresponse = { surface = "record" }\n[spdx]',
+        "response",
+        "memorization.response",
+        "nothing of behavioral",
+    ),
+    (
+        "response-below-of-no-band",
+        "[spdx]",
+        '[memorization]\nresponse_below = { "*" = "record", attic = "record" }\n[spdx]',
+        "response_below",
+        "memorization.response_below",
+        "attic",
+    ),
+    ("no-sides", "[spdx]", "[memorization]\nsides = []\n[spdx]", "sides", "memorization.sides", "at least 1"),
+    ("short-window", "[spdx]", "[memorization]\nwindow = 100\n[spdx]", "[memorization]", "memorization", "window is"),
+    (
+        "concentration-of-no-band",
+        "[spdx]",
+        '[memorization.concentration]\nbands = ["attic"]\n[spdx]',
+        "bands",
+        "memorization.concentration.bands",
+        "attic",
+    ),
+    ("steps-too-small", "[spdx]", "[adaptation]\nstep_max = 0.05\n[spdx]", "step_max", "adaptation.step_max", "0.07"),
+    ("factor-above-one", "[spdx]", "[adaptation]\nfactor_min = 1.5\n[spdx]", "factor", "adaptation.factor_min", "less"),
     ("no-such-mode", "[spdx]", '[inference]\nmode = "kind"\n[spdx]', "mode", "inference.mode", "monitor"),
     (
         "laxer-heightened",
