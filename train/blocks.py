@@ -14,12 +14,18 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from licet.ledger.errors import ConfigError
 from licet.policies.bands import Architecture, Layout, ModelBlock
-from licet.train.gate.errors import BlockError
-from licet.train.gate.slots import plain_name
+
+WRAPPERS = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
+"""Path segments that wrappers of a model put in, and that its own names do not have."""
 
 SECOND_STACK_SHARE = 0.1
 """A second list of layers with more than this part of the first one's parameters is a second stack."""
+
+
+class BlockError(ConfigError):
+    """The blocks do not fit the model: a parameter in none or in two, or a prefix that names nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +36,11 @@ class Anatomy:
     embedding: tuple[str, ...]
     head: tuple[str, ...]
     is_tied: bool
+
+
+def plain_name(name: str) -> str:
+    """A parameter's name as the model itself has it, without the wrappers of compilation and distribution."""
+    return ".".join(segment for segment in name.split(".") if segment not in WRAPPERS)
 
 
 def describe(model: nn.Module, layers_per_block: int = 1) -> tuple[Architecture, dict[str, list[str]]]:

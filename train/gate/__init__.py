@@ -1,5 +1,6 @@
-"""The exact gate, technique `scale`: one file for each layer type, and the net that sees every use of a parameter."""
+"""The exact gate: one file for each layer type, the net that sees every use of a parameter, and two more techniques."""
 
+from licet.ledger.records import Technique
 from licet.train.gate import conv, conv1d, embedding, expanded, linear, norm
 from licet.train.gate.errors import (
     BatchError,
@@ -20,6 +21,7 @@ __all__ = [
     "BlockError",
     "Gate",
     "GateError",
+    "Technique",
     "UngatedError",
     "UnsupportedError",
     "WeightsError",

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from licet.ledger.errors import ConfigError
+from licet.train.blocks import BlockError
+
+__all__ = [
+    "BatchError",
+    "BlockError",
+    "GateError",
+    "UngatedError",
+    "UnsupportedError",
+    "WeightsError",
+]
 
 
 class GateError(ConfigError):
     """The gate cannot give every example its exact share here."""
-
-
-class BlockError(GateError):
-    """The blocks do not fit the model: a parameter in none or in two, or a prefix that names nothing."""
 
 
 class UnsupportedError(GateError):

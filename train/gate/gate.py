@@ -1,5 +1,7 @@
 """The exact gate: each example's gradient, multiplied by its weight in each block, in one backward pass.
 
+Under the techniques `residual` and `attention` what flows below a block is attenuated as well; their files say how.
+
 It does not know what the weights mean, where they came from, or what becomes of the norms.
 """
 
@@ -15,33 +17,47 @@ from sys import modules as loaded
 import torch
 from torch import Tensor, nn
 
+from licet.ledger.records import Technique
 from licet.policies.bands import Layout
-from licet.train.blocks import blocks_for
-from licet.train.gate import conv1d
+from licet.train.blocks import blocks_for, plain_name
+from licet.train.gate import conv1d, residual
+from licet.train.gate.attention import AttentionFollower
 from licet.train.gate.errors import BlockError, GateError, UngatedError, UnsupportedError
 from licet.train.gate.gradients import register
 from licet.train.gate.interception import Net, keep_uncompiled
 from licet.train.gate.placement import Placement
-from licet.train.gate.slots import Prefix, Slot, assign, plain_name, trainable
+from licet.train.gate.slots import Prefix, Slot, assign, trainable
 from licet.train.gate.step import Step
 from licet.train.gate.targets import Target
 
 _numbers = count(1)
+FOLLOWERS = {Technique.RESIDUAL: residual.Follower, Technique.ATTENTION: AttentionFollower}
 
 
 class Gate:
     """Holds a model until `remove()`. Blocks are named lists of modules or prefixes, or a policy's layout."""
 
     def __init__(
-        self, model: nn.Module, blocks: Mapping[str, Sequence[Prefix]] | Layout, *, allow_ungated: bool = False
+        self,
+        model: nn.Module,
+        blocks: Mapping[str, Sequence[Prefix]] | Layout,
+        technique: Technique | str = Technique.SCALE,
+        *,
+        allow_ungated: bool = False,
     ) -> None:
+        self.technique = _technique(technique)
         if isinstance(blocks, Layout):
             blocks = blocks_for(model, blocks)
         assigned = assign(model, blocks)
         self.block_names: tuple[str, ...] = tuple(blocks)
         self.step: Step | None = None
         self.norms: Tensor | None = None
-        """Of the last step: float32 [examples, blocks], raw and ungated; NaN where the weight is zero."""
+        """Of the last step: float32 [examples, blocks], before the weight; NaN where the weight is zero.
+
+        Raw under `scale`. Under the other techniques what flowed down had been attenuated in the layers above.
+        """
+        self.realised: Tensor | None = None
+        """Of the last step: float32 [examples, blocks], what each example contributed to each block; 0 if excluded."""
         self._model = model
         self._allow_ungated = allow_ungated
         self._parameters = [parameter for parameter, _ in assigned]
@@ -56,6 +72,8 @@ class Gate:
         self._net = Net(self)
         self._batch_norms = [(n, m) for n, m in model.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
         self._refuse_batch_norms()
+        follower = FOLLOWERS.get(self.technique)
+        self._followed = [] if follower is None else residual.install(model, self, follower)
         self._patched = conv1d.install(model, self)
         self._hooks = [
             parameter.register_post_accumulate_grad_hook(partial(_accumulated, weakref.ref(self), slot))
@@ -67,9 +85,10 @@ class Gate:
         if self.step is not None:
             raise GateError("The gate is in use.", remedy="Leave `with gate(weights)` before remove().")
         conv1d.uninstall(self._patched)
+        residual.uninstall(self._followed)
         for hook in self._hooks:
             hook.remove()
-        self._patched, self._hooks = [], []
+        self._patched, self._followed, self._hooks = [], [], []
 
     @contextmanager
     def __call__(
@@ -89,12 +108,13 @@ class Gate:
         with ExitStack() as stack:
             self._prepare_compiler(stack)
             self._net.begin(placement, step.serial)
-            self.step, self.norms = step, None
+            self.step, self.norms, self.realised = step, None, None
             try:
                 with self._net:
                     yield self
                 self._take_zeros_out(step, before)
                 self.norms = step.norms()
+                self.realised = step.realised(self.norms)
                 self._learn(step)
                 self._mark(sound)
             finally:
@@ -120,7 +140,7 @@ class Gate:
     @property
     def compiles(self) -> bool:
         """Whether torch.compile has an effect on steps from now on; see `_prepare_compiler`."""
-        return self._uses is not None and not self._net.derives
+        return self._uses is not None and not self._net.derives and not self._followed
 
     # -- for the net and the backward functions
 
@@ -164,11 +184,12 @@ class Gate:
     def _prepare_compiler(self, stack: ExitStack) -> None:
         """The first step runs without compilation, so that the net sees how often each parameter is used.
 
-        A model that makes tensors of its parameters before it uses them stays without.
+        A model that makes tensors of its parameters before it uses them stays without, and one whose layers are
+        followed: which of a layer's tensors is the trunk is not known to compiled code.
         """
         if "torch._dynamo" in loaded:
             keep_uncompiled()
-            if self._uses is None or self._net.derives:
+            if not self.compiles:
                 stack.enter_context(torch.compiler.set_stance("force_eager"))
 
     def _take_zeros_out(self, step: Step, before: Sequence[Tensor | None]) -> None:
@@ -205,6 +226,14 @@ class Gate:
                 f"{slot.name} received a gradient that did not come through the gate.",
                 remedy="Run the model and backward() inside `with gate(weights)`, or call gate.remove() first.",
             )
+
+
+def _technique(name: Technique | str) -> Technique:
+    try:
+        return Technique(name)
+    except ValueError:
+        known = ", ".join(technique.value for technique in Technique)
+        raise GateError(f"{name!r} is no technique.", remedy=f"Choose one of {known}.") from None
 
 
 def _accumulated(held: weakref.ref[Gate], slot: Slot, parameter: Tensor) -> None:

@@ -7,10 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from licet.train.gate.errors import BlockError
-
-WRAPPERS = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
-"""Path segments that wrappers of a model put in, and that its own names do not have."""
+from licet.train.blocks import BlockError, plain_name
 
 Prefix = str | nn.Module
 
@@ -22,11 +19,6 @@ class Slot:
     index: int
     name: str
     block: int
-
-
-def plain_name(name: str) -> str:
-    """A parameter's name as the model itself has it, without the wrappers of compilation and distribution."""
-    return ".".join(segment for segment in name.split(".") if segment not in WRAPPERS)
 
 
 def trainable(model: nn.Module) -> dict[Tensor, list[str]]:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from licet.train.gate.errors import GateError, WeightsError
 from licet.train.gate.placement import Placement
+from licet.train.gate.residual import Factors
 from licet.train.gate.rules import Rule, Scratch, Share, Use, square
 from licet.train.gate.slots import Slot
 from licet.train.gate.targets import Target
@@ -37,6 +38,8 @@ class Step:
         self.slots = slots
         self.scratch = Scratch()
         self.shares = [_share(row[b] for row in table) for b in range(len(blocks))]
+        self._table = torch.tensor(table, dtype=torch.float64)
+        self._factors: dict[int, Factors] = {}
         self.admitted = [bool(s.examples) for s in self.shares] if admitted is None else admitted.tolist()
         self.uses: list[dict[str, int]] = [{} for _ in slots]
         self._usual = usual
@@ -74,6 +77,17 @@ class Step:
             if squares:
                 total = torch.stack(squares).sum(0).cpu()
                 found[list(share.examples), block] = total.clamp_min(0).sqrt().float()
+        return found
+
+    def realised(self, norms: Tensor) -> Tensor:
+        """What each example contributed to each block, |w|·norm, float32; 0 where it was excluded."""
+        return torch.where(self._table == 0, 0, self._table.abs() * norms.double()).float()
+
+    def factors(self, block: int) -> Factors:
+        """The weights of a block, spread over the rows of the batch."""
+        found = self._factors.get(block)
+        if found is None:
+            found = self._factors[block] = Factors(self._table[:, block].tolist(), self.placement)
         return found
 
     def _expected(self, slot: Slot) -> dict[str, int]:
