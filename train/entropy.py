@@ -131,7 +131,7 @@ def _tokenized(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
     found: list[list[int]] = []
     for start in range(0, len(texts), _TOKENIZE_AT_ONCE):
         part = list(texts[start : start + _TOKENIZE_AT_ONCE])
-        found += tokenizer(part, add_special_tokens=False, verbose=False)["input_ids"]
+        found += tokenizer(part, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"]
     return found
 
 

@@ -13,6 +13,8 @@ them are named at once; a seal that nobody signed, or that cannot be read, raise
 
 from __future__ import annotations
 
+import hashlib
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -28,7 +30,7 @@ from licet.train.seal import SEAL_BYTES_MAX, SEAL_FILE, open_seal, shown
 from licet.train.seal_history import WriteHistory
 from licet.train.seal_reader import FILES_MAX
 from licet.train.seal_statement import History, Role, Seal, SealedBlock, SealedFile, SealedTensor, SealError
-from licet.train.tensor_file import StoredTensor, digest_of, opened, read_header
+from licet.train.tensor_file import ELEMENT_BYTES, StoredTensor, digest_of, opened, read_header
 
 CHAIN_MAX = 10_000
 _READERS = 4
@@ -268,6 +270,9 @@ def _check_link(child: Seal, parent: Seal | None, history: WriteHistory | None) 
 def _changes(child: Seal, parent: Seal) -> Iterator[tuple[str, str]]:
     """The blocks in which two seals differ, tensor by tensor, however either of them is cut into blocks."""
     before = {t.name: (b.name, t) for b in parent.blocks for t in b.tensors}
+    if all(".lora_" in t.name and t.name not in before for b in child.blocks for t in b.tensors):
+        yield from _adapters(child)
+        return
     names = {**before, **{alias: before[name] for alias, name in parent.tied}}
     gone = dict(names)
     for block in child.blocks:
@@ -287,3 +292,15 @@ def _changes(child: Seal, parent: Seal) -> Iterator[tuple[str, str]]:
             yield now[name][0], f"{alias} is tied to {name} now"
     for name, (held, _) in gone.items():
         yield held, f"the tensor {name} is gone"
+
+
+def _adapters(child: Seal) -> Iterator[tuple[str, str]]:
+    """Blocks in which adapters on another seal's model do something. One that multiplies by zeros does nothing yet."""
+    for block in child.blocks:
+        for tensor in block.tensors:
+            if "lora_A" not in tensor.name and tensor.digest != _zeros(tensor):
+                yield block.name, f"the tensor {tensor.name} is new"
+
+
+def _zeros(tensor: SealedTensor) -> bytes:
+    return hashlib.sha256(bytes(math.prod(tensor.shape) * ELEMENT_BYTES.get(tensor.dtype, 0))).digest()

@@ -29,6 +29,8 @@ from licet.train.seal_statement import UNGATED, Claims, Role, Seal, SealedBlock,
 from licet.train.tensor_file import Header, digest_of, read_header
 
 SHARD_BYTES_MAX = 4 << 30
+ADAPTER_STEM = "adapter_model"
+"""What adapters are stored as: where peft and vLLM look for them."""
 
 
 class SealWriteError(ConfigError):
@@ -63,28 +65,43 @@ class Checkpoint:
 
 
 def checkpoint_of(model: nn.Module, gate: Blocks, tokenizer: Any = None) -> Checkpoint:
-    """A model with the blocks of its gate. Parameters of no block and buffers go into `ungated`."""
+    """A model with the blocks of its gate. Parameters of no block and buffers go into `ungated`.
+
+    Of a model with adapters, the adapters alone: the base has its own seal. What is sharded over several ranks is put
+    together, which all of them must ask for.
+    """
     model = _unwrapped(model)
-    first: dict[int, str] = {}
-    tied: dict[str, str] = {}
-    tensors: dict[str, Tensor] = {}
-    for raw, value in model.state_dict(keep_vars=True).items():
-        if not isinstance(value, Tensor):
-            raise SealWriteError(f"{raw} is no tensor and cannot be sealed.", remedy="Keep it out of the state dict.")
-        if hasattr(value, "full_tensor"):
-            raise SealWriteError(f"{raw} is sharded over several ranks.", remedy="Gather it with full_tensor() first.")
-        name = _plain(raw)
-        if id(value) in first:
-            tied[name] = first[id(value)]
-        else:
-            first[id(value)], tensors[name] = name, value
+    tensors, tied = tensors_of(model)
     if UNGATED in gate.block_names:
         raise SealWriteError(f"A block cannot be called {UNGATED}.", remedy="Give it another name.")
     blocks: dict[str, list[str]] = {block: [] for block in [*gate.block_names, UNGATED]}
     for name, value in tensors.items():
         blocks[_block_of(gate, value)].append(name)
     placed = {block: tuple(names) for block, names in blocks.items() if names or block != UNGATED}
-    return Checkpoint(tensors, placed, tied, _companions(model, tokenizer))
+    whole = {name: _gathered(value) for name, value in tensors.items()}
+    stem = ADAPTER_STEM if _adapter_of(model) is not None else "model"
+    return Checkpoint(whole, placed, tied, _companions(model, tokenizer), stem)
+
+
+def tensors_of(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors that a checkpoint of a model holds, each once, and the further names of those with several."""
+    adapter = _adapter_of(model)
+    first: dict[int, str] = {}
+    tied: dict[str, str] = {}
+    tensors: dict[str, Tensor] = {}
+    for raw, value in model.state_dict(keep_vars=True).items():
+        if not isinstance(value, Tensor):
+            raise SealWriteError(f"{raw} is no tensor and cannot be sealed.", remedy="Keep it out of the state dict.")
+        name = _plain(raw)
+        if adapter is not None:
+            if not value.requires_grad:
+                continue
+            name = name.replace(f".{adapter}.", ".")
+        if id(value) in first:
+            tied[name] = first[id(value)]
+        else:
+            first[id(value)], tensors[name] = name, value
+    return tensors, tied
 
 
 def write_seal(
@@ -211,14 +228,27 @@ def _sealed_files(folder: Path, roles: Mapping[str, Role], weights: Mapping[str,
             yield SealedFile(file.name, roles.get(file.name, Role.OTHER), size, digest_of(file))
 
 
+def _adapter_of(model: nn.Module) -> str | None:
+    """The name of the adapter that is trained on a frozen model; None if the model itself is."""
+    active = getattr(model, "active_adapter", None) if hasattr(model, "peft_config") else None
+    return active if isinstance(active, str) else None
+
+
+def _gathered(value: Tensor) -> Tensor:
+    return value.full_tensor() if hasattr(value, "full_tensor") else value
+
+
 def _companions(model: nn.Module, tokenizer: Any) -> tuple[Companion, ...]:
     found = []
     config: Any = copy.deepcopy(getattr(model, "config", None))
-    if hasattr(config, "save_pretrained"):
+    adapter = _adapter_of(model)
+    if adapter is not None:
+        found.append(Companion(Role.CONFIG, model.peft_config[adapter].save_pretrained))  # type: ignore[index, union-attr]
+    elif hasattr(config, "save_pretrained"):
         config.architectures = [type(model).__name__]  # which class to load it with
         found.append(Companion(Role.CONFIG, config.save_pretrained))
     generation = getattr(model, "generation_config", None)
-    if generation is not None:
+    if generation is not None and adapter is None:
         found.append(Companion(Role.OTHER, generation.save_pretrained))
     if tokenizer is not None:
         found.append(Companion(Role.TOKENIZER, tokenizer.save_pretrained))

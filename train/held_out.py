@@ -1,0 +1,66 @@
+"""How well a model does on texts that it is never taught: bits per byte, measured at each checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from licet.ledger.errors import ConfigError, NotFoundError
+from licet.ledger.files import read_whole
+from licet.train.entropy import Reading, under_model
+from licet.train.row_files import RowShape, read_rows
+from licet.train.rows import Claims
+from licet.train.run_file import Run
+
+TEXT_BYTES_MAX = 16 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class HeldOut:
+    """Some texts, read once."""
+
+    texts: tuple[str, ...]
+    context: int
+
+    @classmethod
+    def of(cls, run: Run) -> HeldOut | None:
+        part = run.file.held_out
+        if part is None:
+            return None
+        path = run.path(part.path)
+        found = _text_files(path) if path.is_dir() else _rows(path, part.column)
+        texts = tuple(islice((text for text in found if text), part.texts_max))
+        if not texts:
+            raise NotFoundError(f"There is no held-out text in {path}.", remedy="Name a file that has some.")
+        return cls(texts, run.file.objective.context)
+
+    def measure(self, model: nn.Module, tokenizer: Any) -> float:
+        """Bits per byte over all texts together."""
+        reading = Reading(self.context, max(self.context // 2, 1))
+        measured = under_model(model, tokenizer, self.texts, reading)
+        return sum(one.bits for one in measured) / sum(one.bytes for one in measured)
+
+
+def _text_files(folder: Path) -> Iterator[str]:
+    for path in sorted(folder.rglob("*.txt")):
+        yield _decoded(path)
+
+
+def _rows(path: Path, column: str) -> Iterator[str]:
+    if path.suffix == ".txt":
+        yield _decoded(path)
+        return
+    for row in read_rows(path, RowShape(text=column), Claims()):
+        yield row.words
+
+
+def _decoded(path: Path) -> str:
+    try:
+        return read_whole(path, bytes_max=TEXT_BYTES_MAX).decode()
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is no text in UTF-8.", remedy="Convert it, or leave it out.") from error

@@ -1,0 +1,96 @@
+"""What a run will be, before anything is written: its model, the policies over its blocks, and who judges its rows.
+
+A dry run needs no more than this.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from licet.ledger.files import read_whole
+from licet.ledger.home import Home
+from licet.ledger.log import now_ms
+from licet.ledger.reader import LogReader
+from licet.policies.bands import Layout
+from licet.policies.evaluate import Gate
+from licet.policies.policy import POLICY_BYTES_MAX, Policy
+from licet.policies.registry import Registry
+from licet.train import base
+from licet.train.base import Base
+from licet.train.blocks import describe
+from licet.train.entropy import Reading, under_compression, under_model
+from licet.train.examples import Examples
+from licet.train.judging import Judge, Measure
+from licet.train.row_files import RowShape, claims_of, read_rows
+from licet.train.rows import Row
+from licet.train.run_file import DataPart, Run
+from licet.train.seal_history import LogHistory
+
+Report = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A run, ready to judge its rows."""
+
+    run: Run
+    base: Base
+    policy: Policy
+    """The home's own; its bands are the run's."""
+    gate: Gate
+    layout: Layout
+    prefixes: dict[str, list[str]]
+    judge: Judge
+    training_log: LogReader
+
+    def rows(self, report: Report | None = None) -> Iterator[Row]:
+        """All rows of all files, in the order of the run file."""
+        for part in self.run.file.data:
+            yield from read_rows(self.run.path(part.path), self._shape(part), claims_of(part.metadata), report)
+
+    def _shape(self, part: DataPart) -> RowShape:
+        kinds = {"pretraining": "text", "chat": "chat", "preference": "preference"}
+        return RowShape(
+            kinds[self.run.file.objective.kind],  # type: ignore[arg-type]
+            text=part.column,
+            messages="messages" if part.column == "text" else part.column,
+            prompt=part.prompt,
+            chosen=part.chosen,
+            rejected=part.rejected,
+        )
+
+
+@contextmanager
+def planned(run: Run, home: Home) -> Iterator[Plan]:
+    """A run over the home's registry as it is now."""
+    with LogReader.open(home.log("registry")) as registry_log, LogReader.open(home.log("training")) as training_log:
+        registry = Registry.read(registry_log, home.verifier_key("registry"))
+        policy = registry.policy()
+        others = [_policy(run, where) for where in run.file.policies]
+        begun = base.begin(run, training_log.verifier_keys(), LogHistory(training_log), home.path / "models")
+        architecture, prefixes = describe(begun.model, run.file.model.layers_per_block)
+        gate = Gate([policy, *others], architecture)
+        layout = gate.layouts[gate.digests.index(policy.digest)]
+        examples = Examples(registry, home.path / "manifests", now_ms())
+        judge = Judge(gate, examples, _measure(run, begun), policy, layout)
+        yield Plan(run, begun, policy, gate, layout, prefixes, judge, training_log)
+
+
+def _policy(run: Run, where: str) -> Policy:
+    path = run.path(where)
+    return Policy.parse(read_whole(path, bytes_max=POLICY_BYTES_MAX).decode(errors="replace"), str(path))
+
+
+def _measure(run: Run, begun: Base) -> Measure:
+    """Bits per byte under the base, or under compression where there is none that could tell."""
+    wanted = run.file.entropy or ("model" if run.file.model.base is not None else "compression")
+    if wanted == "compression" or begun.tokenizer is None:
+        return lambda texts: [under_compression(text).bits_per_byte for text in texts]
+    reading = Reading(run.file.objective.context, max(run.file.objective.context // 2, 1))
+
+    def under_the_base(texts: Sequence[str]) -> list[float]:
+        return [one.bits_per_byte for one in under_model(begun.model, begun.tokenizer, texts, reading)]
+
+    return under_the_base
