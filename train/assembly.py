@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from licet.ledger.records import Stage
+from licet.ledger.records import ProfileAdapted, Stage
 from licet.train import models
+from licet.train.adapting import Adapting
 from licet.train.blocks import describe
 from licet.train.curriculum import Phase
 from licet.train.gate import Gate
@@ -45,14 +46,20 @@ class Assembled:
 
     loop: Loop
     model: nn.Module
+    adapting: Adapting
 
     def facts(self) -> dict[str, Any]:
         """What has to be kept beside weights and optimizer for the run to go on."""
-        return {"teaching": self.loop.teaching.state(), "watching": self.loop.watching.state()}
+        return {
+            "teaching": self.loop.teaching.state(),
+            "watching": self.loop.watching.state(),
+            "adapting": self.adapting.state(),
+        }
 
     def restore(self, state: RunState) -> None:
         self.loop.teaching.restore(state.facts["teaching"])
         self.loop.watching.restore(state.facts["watching"])
+        self.adapting.restore(state.facts["adapting"])
         optimizer = self.loop.optimizer
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         placed = {
@@ -122,7 +129,10 @@ def assemble(
         ranks=ranks,
         autocast=torch.bfloat16 if file.model.autocast == "bfloat16" else None,
     )
-    assembled = Assembled(loop, model)
+    run = recorder.run if recorder is not None else 0
+    known = recorder.ledger.all_of(ProfileAdapted) if recorder is not None else []
+    adapting = Adapting(plan.policy, plan.layout, prefixes, run, [adapted for _, adapted in known])
+    assembled = Assembled(loop, model, adapting)
     if state is not None:
         assembled.restore(state)
     return assembled

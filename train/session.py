@@ -18,7 +18,7 @@ from licet.ledger import terminal
 from licet.ledger.errors import ConfigError, NotFoundError
 from licet.ledger.home import Home
 from licet.ledger.log import Ledger, now_ms
-from licet.ledger.records import Digest, PolicyMentioned, Ref, RunStarted
+from licet.ledger.records import Digest, PolicyMentioned, Ref, RunStarted, Stage
 from licet.train import seal, tokenizer
 from licet.train.assembly import Assembled, assemble, objective_of
 from licet.train.base import vocabulary_of
@@ -216,6 +216,7 @@ def _take_steps(
                 if held_out is not None and progress is not None:
                     measured = held_out.measure(assembled.model, sealer.tokenizer)
                     progress.held_out(done, measured)
+                _adapt(done, assembled)
                 sealed = sealer.seal(done, assembled, loop.recorder)
                 if progress is not None:
                     progress.sealed(done, sealed)
@@ -226,6 +227,15 @@ def _take_steps(
     signal = stopper.asked.name if stopper.asked is not None else None
     last = None if math.isnan(loss) else loss
     return Outcome(plan.run.name, sealed, done, steps, last, measured, len(loop.lessons), signal)
+
+
+def _adapt(done: int, assembled: Assembled) -> None:
+    """Let profiles follow the model. All ranks read alike, and one records."""
+    loop = assembled.loop
+    if loop.stage is Stage.ENFORCE:
+        for adapted in assembled.adapting.look(done, assembled.model, loop):
+            if loop.recorder is not None:
+                loop.recorder.add(adapted)
 
 
 def _sealed_weights(state: RunState, models: Path, log: Any, home: Home) -> Path:
