@@ -72,7 +72,7 @@ class Watching:
             found.append(self._answer(lesson, flag))
         attestations = [self._lessons[lesson].attestation for lesson in keys]
         self._concentration.observe(attestations, levels, norms)
-        violations = self._concentration.violations(self._permitted)
+        violations = self._concentration.violations(self._permitted, among=attestations)
         return found + [answer for violation in violations for answer in self._confine(violation)]
 
     def state(self) -> dict[str, Any]:
