@@ -20,6 +20,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "attest": ("licet.policies.cli.attest:attest", "Sign and record under which terms content may be used."),
     "revoke": ("licet.policies.cli.revoke:revoke", "End a licence."),
     "train": ("licet.train.cli.train:train", "Train a model, each gradient only where it may go."),
+    "unlearn": ("licet.train.cli.unlearn:unlearn", "Unlearn what a revoked attestation taught."),
     "ledger": ("licet.ledger.cli.ledger:ledger", "Read, prove, verify and mirror the logs."),
     "seal": ("licet.train.cli.seal:seal", "Check sealed checkpoints."),
     "receipt": ("licet.ledger.cli.receipt:receipt", "Check a receipt offline."),

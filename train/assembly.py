@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,8 +11,6 @@ from torch import nn
 from licet.ledger.records import ProfileAdapted, Stage
 from licet.train import models
 from licet.train.adapting import Adapting
-from licet.train.blocks import describe
-from licet.train.curriculum import Phase
 from licet.train.gate import Gate
 from licet.train.lessons import Lessons
 from licet.train.loop import Loop
@@ -27,7 +24,7 @@ from licet.train.objectives import (
     frozen_reference,
 )
 from licet.train.optimizers import guarded
-from licet.train.planning import Plan
+from licet.train.planning import Plan, described, phases_of
 from licet.train.ranks import Ranks, like, spread
 from licet.train.recorder import Recorder
 from licet.train.rights import reserved_rights
@@ -88,7 +85,7 @@ def assemble(
     prefixes = plan.prefixes
     if file.method == "lora":
         model = models.with_adapters(model, file.lora, file.seed)
-        prefixes = describe(model, file.model.layers_per_block)[1]
+        prefixes = described(model, file)[1]
     objective = objective_of(file, tokenizer, model)
     if weights is not None:
         load_weights(model, weights)
@@ -151,7 +148,3 @@ def objective_of(file: RunFile, tokenizer: Any, model: nn.Module | None = None) 
             if model is not None:
                 reference = adapter_reference(model) if file.method == "lora" else frozen_reference(model)
             return PreferenceObjective(tokenizer, part.context, beta=part.beta, reference=reference)
-
-
-def phases_of(file: RunFile) -> Sequence[Phase]:
-    return [Phase(one.name, one.until, one.ceiling, one.confined) for one in file.phase]

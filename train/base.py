@@ -41,6 +41,11 @@ def begin(run: Run, keys: Sequence[VerifierKey], history: WriteHistory, home_mod
         return Base(model, loaded, None, is_outside=False)
     folder = run.path(part.base)
     seal = sealed(folder, keys, history, home_models)
+    if (folder / models.ADAPTER_CONFIG).exists():
+        raise models.ModelError(
+            f"{folder} holds adapters, and a run begins from a whole model.",
+            remedy="Name the model that they belong to, or merge them into it (peft's merge_and_unload) and save that.",
+        )
     model = models.from_folder(folder)
     if file.tokenizer.kind is None and loaded is None:
         loaded = tokenizer.load(folder)

@@ -34,7 +34,7 @@ from licet.train.rows import Row
 from licet.train.tokens import TokenWriter
 
 COMMIT_EVERY = 1024
-OBSERVED = "observe"
+OBSERVED = Stage.OBSERVE.value
 """The rule of a profile that nobody decided: the gradient went everywhere."""
 _NO_ATTESTATION = Digest(bytes(32))
 

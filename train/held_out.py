@@ -12,6 +12,7 @@ from torch import nn
 
 from licet.ledger.errors import ConfigError, NotFoundError
 from licet.ledger.files import read_whole
+from licet.policies.cli.file_rows import has_rows
 from licet.train.entropy import Reading, under_model
 from licet.train.row_files import RowShape, read_rows
 from licet.train.rows import Claims
@@ -32,18 +33,23 @@ class HeldOut:
         part = run.file.held_out
         if part is None:
             return None
-        path = run.path(part.path)
-        found = _text_files(path) if path.is_dir() else _rows(path, part.column)
-        texts = tuple(islice((text for text in found if text), part.texts_max))
-        if not texts:
-            raise NotFoundError(f"There is no held-out text in {path}.", remedy="Name a file that has some.")
-        return cls(texts, run.file.objective.context)
+        return cls(texts_in(run.path(part.path), part.column, part.texts_max), run.file.objective.context)
 
     def measure(self, model: nn.Module, tokenizer: Any) -> float:
         """Bits per byte over all texts together."""
         reading = Reading(self.context, max(self.context // 2, 1))
         measured = under_model(model, tokenizer, self.texts, reading)
         return sum(one.bits for one in measured) / sum(one.bytes for one in measured)
+
+
+def texts_in(path: Path, column: str, texts_max: int) -> tuple[str, ...]:
+    """The texts of a folder of .txt files, of such a file, or of rows. At least one, or it is an error."""
+    is_folder = path.is_dir() and not has_rows(path)
+    found = _text_files(path) if is_folder else _rows(path, column)
+    texts = tuple(islice((text for text in found if text), texts_max))
+    if not texts:
+        raise NotFoundError(f"There is no held-out text in {path}.", remedy="Name a file that has some.")
+    return texts
 
 
 def _text_files(folder: Path) -> Iterator[str]:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from licet.ledger.errors import FormatError, LicetError, VerificationError
 from licet.ledger.files import read_whole, write_whole
-from licet.ledger.records import AttestationMentioned, Determination, ExampleAdmitted, ProfileDeclared
+from licet.ledger.records import AttestationMentioned, ExampleAdmitted, ProfileDeclared, RunStarted, Stage
 from licet.ledger.view import View
 
 TABLE_BYTES_MAX = 4 << 30
@@ -65,7 +65,12 @@ class Lessons:
         return len(self.of_sample)
 
     def check(self, log: View, run: int) -> None:
-        """Raise unless each lesson is what the log says of it: the levels and rules are then the gate's own."""
+        """Raise unless each lesson is what the log says of it: the levels and rules are then the gate's own.
+
+        In a run that only observes, every lesson has the profile that nobody decided.
+        """
+        started = _record(log, run)
+        observes = isinstance(started, RunStarted) and started.stage is Stage.OBSERVE
         attestations: dict[int, bool] = {}
         profiles: dict[int, tuple[tuple[int, ...], tuple[str, ...]]] = {}
         for lesson in self.all:
@@ -82,7 +87,7 @@ class Lessons:
                 or not attestations[lesson.attestation]
                 or admitted.entropy_band != lesson.entropy_band
                 or profiles.get(lesson.profile) != (lesson.levels, lesson.rules)
-                or (admitted.determination is not Determination.REJECTED and admitted.profile != lesson.profile)
+                or (set(lesson.rules) != {Stage.OBSERVE} if observes else admitted.profile != lesson.profile)
             ):
                 raise VerificationError(
                     f"What this run keeps of {lesson.name} is not what the log says of it.",

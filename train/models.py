@@ -17,6 +17,7 @@ from licet.ledger.errors import ConfigError, LicetError
 from licet.train.run_file import LoraPart, ModelPart
 
 ADAPTER_CONFIG = "adapter_config.json"
+_AS_IT_LIES: dict[str, Any] = {"dtype": torch.float32, "local_files_only": True, "trust_remote_code": False}
 
 
 class ModelError(ConfigError):
@@ -42,7 +43,7 @@ def from_config(config: Mapping[str, Any], vocabulary: int, seed: int) -> nn.Mod
                 remedy="Leave vocab_size out of [model.config], or make the tokenizer's vocabulary smaller.",
             )
         torch.manual_seed(seed)
-        return AutoModelForCausalLM.from_config(made, dtype=torch.float32, attn_implementation="sdpa")
+        return AutoModelForCausalLM.from_config(made, dtype=torch.float32, attn_implementation=_attention(made))
     except LicetError:
         raise
     except Exception as error:
@@ -53,7 +54,7 @@ def from_config(config: Mapping[str, Any], vocabulary: int, seed: int) -> nn.Mod
 
 def from_folder(folder: Path) -> nn.Module:
     """A causal language model as it lies in a folder; with its adapter, if it is one."""
-    from transformers import AutoModelForCausalLM  # noqa: PLC0415
+    from transformers import AutoConfig, AutoModelForCausalLM  # noqa: PLC0415
 
     if not folder.is_dir():
         raise ModelError(f"There is no folder {folder}.", remedy="[model] base names a folder with a model's files.")
@@ -62,10 +63,11 @@ def from_folder(folder: Path) -> nn.Module:
         if (folder / ADAPTER_CONFIG).exists():
             from peft import AutoPeftModelForCausalLM  # noqa: PLC0415
 
-            model = AutoPeftModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+            model = AutoPeftModelForCausalLM.from_pretrained(folder, **_AS_IT_LIES)
         else:
+            config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
             model = AutoModelForCausalLM.from_pretrained(
-                folder, dtype=torch.float32, local_files_only=True, use_safetensors=True, attn_implementation="sdpa"
+                folder, config=config, use_safetensors=True, attn_implementation=_attention(config), **_AS_IT_LIES
             )
     except Exception as error:
         raise ModelError(
@@ -118,8 +120,26 @@ def check_context(model: nn.Module, context: int) -> None:
         )
 
 
+def check_vocabulary(model: nn.Module, tokens: int) -> None:
+    """Raise if the tokenizer has tokens that the model has no embedding of."""
+    known = getattr(getattr(model, "config", None), "vocab_size", None)
+    if isinstance(known, int) and known < tokens:
+        raise ModelError(
+            f"The model has {known} tokens, and the tokenizer {tokens}.",
+            remedy="Leave [tokenizer] out to take the base's own, or make its vocabulary smaller.",
+        )
+
+
 def trainable(model: nn.Module) -> Sequence[tuple[str, nn.Parameter]]:
     return [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+
+
+def _attention(config: Any) -> str:
+    """The kernel that a model's attention takes: never one that a configuration names, which may be code from afar."""
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING  # noqa: PLC0415
+
+    kind = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
+    return "sdpa" if getattr(kind, "_supports_sdpa", False) else "eager"
 
 
 def _check_code(folder: Path) -> None:

@@ -7,25 +7,29 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from torch import nn
+
+from licet.ledger.ancestry import ADAPTER
 from licet.ledger.files import read_whole
 from licet.ledger.home import Home
 from licet.ledger.log import now_ms
 from licet.ledger.reader import LogReader
-from licet.policies.bands import Layout
+from licet.policies.bands import Architecture, Layout
 from licet.policies.evaluate import Gate
 from licet.policies.policy import POLICY_BYTES_MAX, Policy
 from licet.policies.registry import Registry
-from licet.train import base
+from licet.train import base, curriculum, models
 from licet.train.base import Base
 from licet.train.blocks import describe
+from licet.train.curriculum import Phase
 from licet.train.entropy import Reading, under_compression, under_model
 from licet.train.examples import Examples
 from licet.train.judging import Judge, Measure
 from licet.train.row_files import RowShape, claims_of, read_rows
 from licet.train.rows import Row
-from licet.train.run_file import DataPart, Run
+from licet.train.run_file import DataPart, Run, RunFile
 from licet.train.seal_history import LogHistory
 
 Report = Callable[[int, int], None]
@@ -70,12 +74,35 @@ def planned(run: Run, home: Home) -> Iterator[Plan]:
         policy = registry.policy()
         others = [_policy(run, where) for where in run.file.policies]
         begun = base.begin(run, training_log.verifier_keys(), LogHistory(training_log), home.path / "models")
-        architecture, prefixes = describe(begun.model, run.file.model.layers_per_block)
+        architecture, prefixes = described(begun.model, run.file)
         gate = Gate([policy, *others], architecture)
         layout = gate.layouts[gate.digests.index(policy.digest)]
+        _check(run, begun, layout)
         examples = Examples(registry, home.path / "manifests", now_ms())
         judge = Judge(gate, examples, _measure(run, begun), policy, layout)
         yield Plan(run, begun, policy, gate, layout, prefixes, judge, training_log)
+
+
+def phases_of(file: RunFile) -> Sequence[Phase]:
+    return [Phase(one.name, one.until, one.ceiling, one.confined) for one in file.phase]
+
+
+def _check(run: Run, begun: Base, layout: Layout) -> None:
+    """What would end the run later is refused before any row is put to the gate."""
+    models.check_context(begun.model, run.file.objective.context)
+    known = begun.tokenizer
+    models.check_vocabulary(begun.model, len(known) if known is not None else base.vocabulary_of(run))
+    if run.file.phase:
+        curriculum.check(phases_of(run.file), layout)
+
+
+def described(model: nn.Module, file: RunFile) -> tuple[Architecture, dict[str, list[str]]]:
+    """A model's blocks. Adapters get names of their own: what shaped them is recorded, whatever shaped the base."""
+    architecture, prefixes = describe(model, file.model.layers_per_block)
+    if file.method != "lora":
+        return architecture, prefixes
+    blocks = tuple(replace(block, name=ADAPTER + block.name) for block in architecture.blocks)
+    return replace(architecture, blocks=blocks), {ADAPTER + name: members for name, members in prefixes.items()}
 
 
 def _policy(run: Run, where: str) -> Policy:

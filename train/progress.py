@@ -5,6 +5,7 @@ metrics.jsonl   one object for each step, beside the run's other files
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import sys
@@ -16,6 +17,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from licet.ledger import terminal
+from licet.ledger.errors import StorageError
 from licet.train.loop import StepResult
 
 PLAIN_EVERY_S = 5.0
@@ -28,7 +30,11 @@ class Progress:
         self._name = name
         self._steps = steps
         self._bands = bands
-        self._file = metrics.open("a", encoding="utf-8")
+        self._metrics = metrics
+        try:
+            self._file = metrics.open("a", encoding="utf-8")
+        except OSError as error:
+            raise self._unwritable(error) from error
         self._live: Any = None
         self._wants_live = live
         self._said_at = 0.0
@@ -51,7 +57,8 @@ class Progress:
     ) -> None:
         if self._live is not None:
             self._live.stop()
-        self._file.close()
+        with contextlib.suppress(OSError):  # each line was flushed, and of one that failed was told
+            self._file.close()
 
     def step(self, result: StepResult) -> None:
         self._recent.append(result)
@@ -81,8 +88,17 @@ class Progress:
             terminal.say(text)
 
     def _write(self, facts: dict[str, Any]) -> None:
-        self._file.write(json.dumps(facts) + "\n")
-        self._file.flush()
+        try:
+            self._file.write(json.dumps(facts) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise self._unwritable(error) from error
+
+    def _unwritable(self, error: OSError) -> StorageError:
+        return StorageError(
+            f"{self._metrics} could not be written: {error.strerror or error}.",
+            remedy="Look at free space and permissions; the same command goes on from the last seal.",
+        )
 
     def _facts(self, result: StepResult) -> dict[str, Any]:
         return {

@@ -16,7 +16,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from licet.ledger.errors import ConfigError
 from licet.ledger.files import read_whole
 from licet.ledger.records import Digest, Stage, Technique
-from licet.policies.schema import Ceiling, Name
+from licet.policies.schema import NAME_CHARS_MAX, Ceiling, Name
 
 RUN_FILE_BYTES_MAX = 1 << 20
 SLOTS_MAX = 1 << 16
@@ -103,7 +103,7 @@ class LoraPart(_Part):
     """Adapters on a frozen base."""
 
     rank: int = Field(default=8, ge=1, le=4096)
-    alpha: float = Field(default=16.0, gt=0)
+    alpha: float = Field(default=16.0, gt=0, le=65_536)
     dropout: float = Field(default=0.0, ge=0, lt=1)
     targets: tuple[str, ...] = Field(default=(), description="ends of modules' names; empty: all linear ones")
 
@@ -114,9 +114,9 @@ class OptimizerPart(_Part):
     kind: Literal["adamw", "sgd"] = "adamw"
     learning_rate: float = Field(default=3e-4, gt=0, le=100)
     weight_decay: float = Field(default=0.01, ge=0, le=10)
-    betas: tuple[float, float] = (0.9, 0.95)
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.95)
     momentum: float = Field(default=0.9, ge=0, lt=1)
-    clip_norm: float | None = Field(default=1.0, gt=0, description="for each block by itself")
+    clip_norm: float | None = Field(default=1.0, gt=0, allow_inf_nan=False, description="for each block by itself")
 
 
 class SchedulePart(_Part):
@@ -224,7 +224,7 @@ def read_run(path: Path) -> Run:
     try:
         text = raw.decode()
         said = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # numbers of thousands of digits are no TOMLDecodeError
         raise ConfigError(f"{path} is not TOML: {error}.", remedy="Mend that line.") from error
     try:
         file = RunFile.model_validate(said)
@@ -240,4 +240,4 @@ def read_run(path: Path) -> Run:
 
 def _name_of(path: Path) -> str:
     name = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in path.stem.lower())
-    return name.lstrip("._-") or "run"
+    return name.lstrip("._-")[:NAME_CHARS_MAX] or "run"

@@ -59,6 +59,7 @@ def save_state(folder: Path, state: RunState, key: SigningKey) -> None:
     tensors, plain = _taken_apart(state.optimizer)
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        _clear_unfinished(folder)
         making = folder / f".{name}.{os.getpid()}.tmp"
         save_file(tensors, making)
         descriptor = os.open(making, os.O_RDONLY)
@@ -69,6 +70,7 @@ def save_state(folder: Path, state: RunState, key: SigningKey) -> None:
         making.replace(folder / name)
         sync_folder(folder)
     except (OSError, SafetensorError) as error:
+        _clear_unfinished(folder)
         raise StorageError(
             f"The state of the run could not be kept in {folder}: {getattr(error, 'strerror', None) or error}.",
             remedy="Look at free space and permissions. The seal stands, and the state before is untouched.",
@@ -89,14 +91,20 @@ def save_state(folder: Path, state: RunState, key: SigningKey) -> None:
             old.unlink(missing_ok=True)
 
 
-def load_state(folder: Path, keys: list[VerifierKey]) -> RunState:
-    """The state that was kept last, checked."""
+def load_state(folder: Path, keys: list[VerifierKey], *, run: str, entry: int) -> RunState:
+    """The state that was kept last, checked: signed, whole, and of this run."""
     envelope = dsse.read(read_whole(folder / "state.json", bytes_max=STATE_BYTES_MAX), bytes_max=STATE_BYTES_MAX)
     if envelope.payload_type != PAYLOAD_TYPE:
         raise FormatError(f"{folder / 'state.json'} does not hold the state of a run.", remedy=_REMEDY)
     if not any(envelope.is_signed_by(key, signature) for key in keys for signature in envelope.signatures):
         raise SignatureError(f"{folder / 'state.json'} was not signed by the training log's key.", remedy=_REMEDY)
     said = strict_json.parse(envelope.payload, bytes_max=STATE_BYTES_MAX, what="the state of a run")
+    if (said["run"], said["entry"]) != (run, entry):
+        raise VerificationError(
+            f"{folder / 'state.json'} is the state of the run {said['run']} (entry {said['entry']}), and not of "
+            f"{run} (entry {entry}).",
+            remedy="Put the run's own state back, or begin anew: `licet train --fresh`.",
+        )
     file = folder / Path(said["tensors"]["file"]).name
     if not file.is_file() or digest_of(file).hex() != said["tensors"]["sha256"]:
         raise VerificationError(f"{file} is not what was kept.", remedy=_REMEDY)
@@ -109,6 +117,12 @@ def load_state(folder: Path, keys: list[VerifierKey]) -> RunState:
         _put_together(tensors, said["optimizer"]),
         said["facts"],
     )
+
+
+def _clear_unfinished(folder: Path) -> None:
+    """Remove what a kill or a full disk left: as large as the model, it would fill the disk the next time."""
+    for unfinished in folder.glob(".state*.tmp"):
+        unfinished.unlink(missing_ok=True)
 
 
 def _taken_apart(state: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:

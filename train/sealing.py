@@ -7,11 +7,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from licet.ledger.log import now_ms
 from licet.ledger.note import SigningKey
 from licet.ledger.records import CheckpointSealed, Digest, Ref
 from licet.train import seal
-from licet.train.assembly import Assembled
+from licet.train.gate import Gate
 from licet.train.ranks import Ranks
 from licet.train.recorder import Recorder
 from licet.train.run_state import RunState, save_state
@@ -25,7 +27,8 @@ class Sealer:
 
     models: Path
     """models/NAME of the home."""
-    state: Path
+    state: Path | None
+    """Where the run keeps what it needs to go on; None for one that cannot."""
     run: RunPlace
     model_name: str
     policy: Digest
@@ -36,18 +39,32 @@ class Sealer:
     tokenizer: Any
     ranks: Ranks
 
-    def seal(self, step: int, assembled: Assembled, recorder: Recorder | None) -> Path:
-        """Seal what the run has come to after `step` steps. All ranks call it, and one writes."""
-        loop = assembled.loop
-        checkpoint = checkpoint_of(assembled.model, loop.gate, self.tokenizer)
-        kept = RunState(
-            self.run.name, self.run.entry, step, Digest(b""), loop.optimizer.state_dict(), assembled.facts()
-        ).gathered()
-        directory = self.models / label_of(self.run.name, step)
+    def seal(
+        self, step: int, model: nn.Module, gate: Gate, recorder: Recorder | None, kept: RunState | None = None
+    ) -> Path:
+        """Seal what the run has come to after `step` steps. All ranks call it, and one writes.
+
+        `kept` is what the run needs to go on from there; without it, it cannot.
+        """
+        checkpoint = checkpoint_of(model, gate, self.tokenizer)
+        kept = kept.gathered() if kept is not None else None
+        directory = self.models / (
+            self._label(step, recorder) if recorder is not None else label_of(self.run.name, step)
+        )
         if recorder is not None:
-            self._write(directory, checkpoint, kept, recorder)
+            self._write(directory, checkpoint, step, kept, recorder)
         self.ranks.wait()
         return directory
+
+    def _label(self, step: int, recorder: Recorder) -> str:
+        """What a seal is called. Those of an earlier beginning of the same run stay where they are."""
+        label = label_of(self.run.name, step)
+        others = (
+            sealed
+            for _, sealed in recorder.ledger.all_of(CheckpointSealed)
+            if (sealed.model, sealed.label) == (self.model_name, label) and sealed.run != self.run.entry
+        )
+        return label_of(f"{self.run.name}-{self.run.entry}", step) if any(others) else label
 
     def acknowledge(self, directory: Path, recorder: Recorder) -> None:
         """Record a seal whose state was kept, and whose entry a kill prevented."""
@@ -55,7 +72,9 @@ class Sealer:
         if not recorder.ledger.find(CheckpointSealed, sealed.id):
             recorder.add(seal.as_record(sealed, policy=self.policy_entry))
 
-    def _write(self, directory: Path, checkpoint: Checkpoint, kept: RunState, recorder: Recorder) -> None:
+    def _write(
+        self, directory: Path, checkpoint: Checkpoint, step: int, kept: RunState | None, recorder: Recorder
+    ) -> None:
         """Log, weights, state, entry: whatever a kill cuts off, the run goes on from a state that is whole."""
         assert self.key is not None
         recorder.flush()
@@ -63,16 +82,17 @@ class Sealer:
         claims = Claims(
             self.model_name,
             directory.name,
-            kept.step,
+            step,
             now_ms(),
             ledger=point,
             run=self.run,
             policy=self.policy,
             parent=self.parent,
         )
-        _clear_unfinished(directory, recorder)
+        _clear_unfinished(directory, self.run, recorder)
         sealed = write_seal(directory, checkpoint, claims, self.key)
-        save_state(self.state, replace(kept, seal=sealed.id), self.key)
+        if kept is not None and self.state is not None:
+            save_state(self.state, replace(kept, seal=sealed.id), self.key)
         recorder.add(seal.as_record(sealed, policy=self.policy_entry))
         recorder.ledger.checkpoint()
         self.parent = sealed.id
@@ -82,8 +102,11 @@ def label_of(run: str, step: int) -> str:
     return f"{run}-{step:08d}"
 
 
-def _clear_unfinished(directory: Path, recorder: Recorder) -> None:
-    """Remove a checkpoint that was written before a kill and never became part of the run."""
+def _clear_unfinished(directory: Path, run: RunPlace, recorder: Recorder) -> None:
+    """Remove a checkpoint of this run that was written before a kill and never became part of it."""
     file = directory / seal.SEAL_FILE
-    if file.is_file() and not recorder.ledger.find(CheckpointSealed, seal.claimed_id(file.read_bytes())):
+    if not file.is_file():
+        return
+    sealed = seal.open_seal(file.read_bytes(), recorder.ledger.verifier_keys())
+    if sealed.claims.run == run and not recorder.ledger.find(CheckpointSealed, sealed.id):
         shutil.rmtree(directory)

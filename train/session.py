@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from licet.ledger import terminal
-from licet.ledger.errors import ConfigError, NotFoundError
+from licet.ledger.ancestry import ADAPTER
+from licet.ledger.errors import ConfigError, LicetError, NotFoundError
 from licet.ledger.home import Home
 from licet.ledger.log import Ledger, now_ms
 from licet.ledger.records import Digest, PolicyMentioned, Ref, RunStarted, Stage
@@ -103,7 +104,7 @@ def _begin(plan: Plan, home: Home, ledger: Ledger, folder: RunFolder) -> None:
         enrolled = [one for _, one in enrolment.enrol(plan.rows(report))]
     _tell(enrolled)
     known = plan.base.tokenizer or _trained_tokenizer(plan, enrolled)
-    known.save_pretrained(folder.tokenizer)
+    folder.keep_tokenizer(known)
     objective = objective_of(file, known)
     with terminal.progress("tokenizing") as report, TokenStore.create(folder.tokens) as store:
         lessons = make_lessons(plan.rows(), enrolled, objective, store, report)
@@ -113,7 +114,8 @@ def _begin(plan: Plan, home: Home, ledger: Ledger, folder: RunFolder) -> None:
         )
     lessons.save(folder.lessons)
     ledger.checkpoint()
-    folder.begin(run, entry)
+    assert ledger.key is not None
+    folder.begin(run, entry, ledger.key)
 
 
 def _parent(plan: Plan, home: Home, ledger: Ledger) -> Digest | None:
@@ -124,7 +126,8 @@ def _parent(plan: Plan, home: Home, ledger: Ledger) -> Digest | None:
     file = plan.run.file
     assert file.model.base is not None
     where, models = plan.run.path(file.model.base), home.path / "models" / file.name
-    return seal_outside(where, models, file.name, base.model, plan.prefixes, base.tokenizer, ledger)
+    prefixes = {name.removeprefix(ADAPTER): members for name, members in plan.prefixes.items()}
+    return seal_outside(where, models, file.name, base.model, prefixes, base.tokenizer, ledger)
 
 
 def _tell(enrolled: list[Enrolled]) -> None:
@@ -140,7 +143,7 @@ def _trained_tokenizer(plan: Plan, enrolled: list[Enrolled]) -> Any:
 
 
 def _teaching_texts(plan: Plan, enrolled: list[Enrolled]) -> Iterator[str]:
-    for row, one in zip(plan.rows(), enrolled, strict=True):
+    for row, one in zip(plan.rows(), enrolled, strict=False):  # whether they are the same is looked at after
         if one.lesson is not None and any(one.lesson.levels):
             yield row.words
 
@@ -160,7 +163,9 @@ def _go_on(
     if len(store) != lessons.samples:
         raise NotFoundError("The samples of this run are not all there.", remedy="Begin anew: `licet train --fresh`.")
     models = home.path / "models" / run.file.name
-    state = load_state(folder.state, log.verifier_keys()) if folder.has_state else None
+    state = None
+    if folder.has_state:
+        state = load_state(folder.state, log.verifier_keys(), run=run.name, entry=entry)
     weights = _sealed_weights(state, models, log, home) if state is not None else None
     known = tokenizer.load(folder.tokenizer)
     recorder = None
@@ -217,7 +222,10 @@ def _take_steps(
                     measured = held_out.measure(assembled.model, sealer.tokenizer)
                     progress.held_out(done, measured)
                 _adapt(done, assembled)
-                sealed = sealer.seal(done, assembled, loop.recorder)
+                kept = RunState(
+                    plan.run.name, sealer.run.entry, done, Digest(b""), loop.optimizer.state_dict(), assembled.facts()
+                )
+                sealed = sealer.seal(done, assembled.model, loop.gate, loop.recorder, kept)
                 if progress is not None:
                     progress.sealed(done, sealed)
             if asked:
@@ -240,10 +248,10 @@ def _adapt(done: int, assembled: Assembled) -> None:
 
 def _sealed_weights(state: RunState, models: Path, log: Any, home: Home) -> Path:
     """The folder of the seal that a state belongs to, verified down to its base."""
-    lookup_in = sorted(path for path in (home.path / "models").iterdir() if path.is_dir())
+    lookup_in = sorted(path for path in models.parent.iterdir() if path.is_dir()) if models.parent.is_dir() else []
     for folder in sorted(models.iterdir()) if models.is_dir() else ():
         raw = folder / SEAL_FILE
-        if raw.is_file() and seal.claimed_id(raw.read_bytes()) == state.seal:
+        if raw.is_file() and _is_called(raw, state.seal):
             report = verify_seal(folder, log.verifier_keys(), parents=seals_in(*lookup_in), history=LogHistory(log))
             report.check()
             return folder
@@ -251,3 +259,11 @@ def _sealed_weights(state: RunState, models: Path, log: Any, home: Home) -> Path
         f"The seal {state.seal.hex()[:16]} that this run would go on from is not in {models}.",
         remedy="Restore it, or begin anew: `licet train --fresh`.",
     )
+
+
+def _is_called(file: Path, wanted: Digest) -> bool:
+    """Whether a seal has this id; one that cannot be read is another."""
+    try:
+        return seal.claimed_id(file.read_bytes()) == wanted
+    except (OSError, LicetError):
+        return False

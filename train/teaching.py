@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from licet.policies.bands import Layout
-from licet.train.curriculum import Phase, in_phase, phase_at
+from licet.train.curriculum import Phase, in_phase, is_confined, phase_at
 from licet.train.lessons import Lessons
 
 Levels = tuple[int, ...]
@@ -52,7 +52,7 @@ class Teaching:
         self._responses: dict[int, tuple[Levels, str]] = {}
         self._once: dict[int, tuple[Levels, str]] = {}
         self._given = [Assignment(lesson.levels, lesson.rules) for lesson in lessons.all]
-        self._reaches_all = [_reaches_all(lesson.levels, layout) for lesson in lessons.all]
+        self._confined = [is_confined(lesson.levels, layout) for lesson in lessons.all]
         self._in_phase: dict[tuple[Levels, str], Levels] = {}
 
     def assigned(self, lesson: int, step: int, epoch: int) -> Assignment:
@@ -67,10 +67,11 @@ class Teaching:
         if self._phases:
             phase = phase_at(self._phases, step, self._steps)
             found = found.lowered(self._restricted(found.levels, phase), f"phase/{phase.name}")
-        if self._repeats_max is not None and epoch >= self._repeats_max and not self._reaches_all[lesson]:
+        if self._repeats_max is not None and epoch >= self._repeats_max and self._confined[lesson]:
             found = found.lowered((0,) * len(found.levels), "confined/repeats")
-        if lesson in self._once and any(found.levels):
-            found = found.lowered(*self._once.pop(lesson))
+        if lesson in self._once:
+            levels, rule = self._once.pop(lesson)
+            found = found.lowered(_turned(found.levels, levels), rule)
         return found
 
     def respond(self, lesson: int, levels: Levels, rule: str) -> None:
@@ -122,7 +123,6 @@ def _least(levels: Levels, ceiling: Levels) -> Levels:
     return tuple(min(level, most) for level, most in zip(levels, ceiling, strict=True))
 
 
-def _reaches_all(levels: Levels, layout: Layout) -> bool:
-    """Whether a profile reaches some block of every band."""
-    reached = {band for own, level in zip(layout.own, levels, strict=True) if level > 0 for band in own}
-    return reached == {band for own in layout.own for band in own}
+def _turned(levels: Levels, once: Levels) -> Levels:
+    """Against the example where a response says so, and elsewhere as it was: a response opens nothing."""
+    return tuple(turned if turned < 0 else level for level, turned in zip(levels, once, strict=True))
