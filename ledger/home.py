@@ -4,7 +4,8 @@ licet.toml      settings                       keys/     private keys, and the p
 policy.toml     the active policy
 logs/registry   sources, attestations, policies, revocations
 logs/training   admissions, events, seals      models/   sealed checkpoints
-logs/runtime    verdicts, corrections          content/  erasable text      fingerprints/  rebuildable indexes
+logs/runtime    verdicts, corrections          runs/     what runs need to go on
+content/        erasable text                  fingerprints/  rebuildable indexes
 """
 
 from __future__ import annotations

@@ -329,3 +329,30 @@ def test_decisions_say_context_choice_and_what_was_given_up():
 
 def test_the_results_have_a_place():
     assert between(README, "results").strip()
+
+
+def test_the_run_file_in_the_trainers_readme_can_be_read(tmp_path):
+    from licet.train.run_file import read_run
+
+    text = between(TRAIN, "run-file").partition("```toml\n")[2].partition("```")[0]
+    path = tmp_path / "run.toml"
+    path.write_text(text)
+    assert read_run(path).file.name == "tales"
+
+
+def test_every_field_of_a_run_file_is_explained():
+    from licet.train.run_file import RunFile
+
+    said = {name for row in rows(between(TRAIN, "run-fields"))[1:] for name in re.findall(r"`([^`]+)`", row[0])}
+    assert said == set(fields_of(RunFile))
+
+
+def fields_of(model, prefix=""):
+    """The names of a pydantic model's fields, those of its parts with a dot."""
+    for name, field in model.model_fields.items():
+        kinds = [field.annotation, *getattr(field.annotation, "__args__", ())]
+        part = next((kind for kind in kinds if hasattr(kind, "model_fields")), None)
+        if part is None:
+            yield f"{prefix}{name}"
+        else:
+            yield from fields_of(part, f"{name}.")
