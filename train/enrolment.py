@@ -126,7 +126,9 @@ def make_lessons(
     report: Callable[[int, int], None],
 ) -> Lessons:
     """Turn what was admitted into samples. Rows that are not the ones that were judged are refused."""
-    lessons, first = [], 0
+    lessons: list[Lesson] = []
+    known: dict[bytes, int] = {}
+    first = 0
     rows = iter(rows)
     for number, entered in enumerate(enrolled):
         row = next(rows, None)
@@ -137,7 +139,9 @@ def make_lessons(
             )
         if entered.lesson is not None:
             count = _samples(row, entered.lesson, objective, store)
-            lessons.append(replace(entered.lesson, first=first, samples=count))
+            twin = known.setdefault(entered.content, len(lessons))
+            own = twin == len(lessons) or lessons[twin].samples != count
+            lessons.append(replace(entered.lesson, first=first, samples=count, twin=None if own else twin))
             first += count
         report(number + 1, len(enrolled))
     return Lessons(lessons)

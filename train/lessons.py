@@ -41,6 +41,8 @@ class Lesson:
     """Where the row stood, for messages."""
     first: int
     samples: int
+    twin: int | None = None
+    """The first lesson with the same content, if that is another one."""
 
 
 class Lessons:
@@ -53,6 +55,13 @@ class Lessons:
         firsts = np.cumsum([0, *counts])[:-1].tolist()
         if [lesson.first for lesson in self.all] != firsts:
             raise FormatError("The lessons of this run do not follow one another.", remedy="Start a new run.")
+        twins = [i if lesson.twin is None else lesson.twin for i, lesson in enumerate(self.all)]
+        if any(not 0 <= twin <= i or counts[twin] != counts[i] for i, twin in enumerate(twins)):
+            raise FormatError("The lessons of this run name twins that are none.", remedy="Start a new run.")
+        self.same: Ints = np.arange(len(self.of_sample)) + np.repeat(
+            np.array([firsts[twin] - firsts[i] for i, twin in enumerate(twins)], np.int64), counts
+        )
+        """Of each sample, the first one with the same content."""
 
     def __len__(self) -> int:
         return len(self.all)
@@ -134,6 +143,7 @@ _SCHEMA = pa.schema(
         ("name", pa.string()),
         ("first", pa.int64()),
         ("samples", pa.int64()),
+        ("twin", pa.int64()),
     ]
 )
 

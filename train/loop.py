@@ -148,8 +148,8 @@ class Loop:
     def _microbatch(self, step: int, number: int, samples: NDArray[np.int64], epochs: NDArray[np.int64]) -> _Microbatch:
         lessons = self.lessons.of_sample[samples]
         assigned = tuple(
-            self.teaching.assigned(lesson, step, epoch)
-            for lesson, epoch in zip(lessons.tolist(), epochs.tolist(), strict=True)
+            self.teaching.assigned(lesson, step, sample)
+            for lesson, sample in zip(lessons.tolist(), samples.tolist(), strict=True)
         )
         weights = torch.tensor([one.levels for one in assigned], dtype=torch.float32) / LEVELS
         # Divided by all slots, shown or not: no slot's share depends on what stands in another.

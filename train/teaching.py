@@ -38,7 +38,7 @@ class Assignment:
 
 
 class Teaching:
-    """The profiles of a run as they change. It has no clock: the same step, epoch and responses give the same."""
+    """The profiles of a run as they change. It has no clock: the same steps in the same order give the same."""
 
     def __init__(
         self, lessons: Lessons, layout: Layout, phases: Sequence[Phase], *, steps: int, repeats_max: int | None = None
@@ -51,12 +51,13 @@ class Teaching:
         self._adapted: dict[str, Levels] = {}
         self._responses: dict[int, tuple[Levels, str]] = {}
         self._once: dict[int, tuple[Levels, str]] = {}
+        self._times: dict[int, int] = {}
         self._given = [Assignment(lesson.levels, lesson.rules) for lesson in lessons.all]
         self._confined = [is_confined(lesson.levels, layout) for lesson in lessons.all]
         self._in_phase: dict[tuple[Levels, str], Levels] = {}
 
-    def assigned(self, lesson: int, step: int, epoch: int) -> Assignment:
-        """The profile of a lesson at a step. `once` responses are used up by it."""
+    def assigned(self, lesson: int, step: int, sample: int) -> Assignment:
+        """The profile under which a sample of a lesson is taught at a step. It counts as taught then."""
         found = self._given[lesson]
         band = self._lessons[lesson].entropy_band
         if band in self._adapted:
@@ -67,11 +68,19 @@ class Teaching:
         if self._phases:
             phase = phase_at(self._phases, step, self._steps)
             found = found.lowered(self._restricted(found.levels, phase), f"phase/{phase.name}")
-        if self._repeats_max is not None and epoch >= self._repeats_max and self._confined[lesson]:
-            found = found.lowered((0,) * len(found.levels), "confined/repeats")
+        if self._repeats_max is not None and self._confined[lesson] and any(found.levels):
+            found = self._counted(found, int(self._lessons.same[sample]))
         if lesson in self._once:
             levels, rule = self._once.pop(lesson)
             found = found.lowered(_turned(found.levels, levels), rule)
+        return found
+
+    def _counted(self, found: Assignment, sample: int) -> Assignment:
+        """Once more, or not again: the same content counts together, however many rows it stands in."""
+        times = self._times.get(sample, 0)
+        if self._repeats_max is not None and times >= self._repeats_max:
+            return found.lowered((0,) * len(found.levels), "confined/repeats")
+        self._times[sample] = times + 1
         return found
 
     def respond(self, lesson: int, levels: Levels, rule: str) -> None:
@@ -103,6 +112,7 @@ class Teaching:
             "adapted": {band: list(levels) for band, levels in sorted(self._adapted.items())},
             "responses": plain(self._responses),
             "once": plain(self._once),
+            "times": [[sample, times] for sample, times in sorted(self._times.items())],
         }
 
     def restore(self, state: dict[str, object]) -> None:
@@ -111,6 +121,7 @@ class Teaching:
 
         self._adapted = {str(b): tuple(levels) for b, levels in state["adapted"].items()}  # type: ignore[attr-defined]
         self._responses, self._once = read(state["responses"]), read(state["once"])
+        self._times = {int(sample): int(times) for sample, times in state["times"]}  # type: ignore[attr-defined]
 
     def _restricted(self, levels: Levels, phase: Phase) -> Levels:
         key = (levels, phase.name)
