@@ -232,6 +232,12 @@ class Memorization(_Part):
         default={ALL_OTHERS: "exclude"}, description="the same where the norm has collapsed: the text is stored already"
     )
     concentration: Concentrated = Concentrated()
+    repeats_max: int = Field(
+        default=2,
+        ge=0,
+        le=65_535,
+        description="how often the same content is taught where its licence allows no verbatim recall; 0: no limit",
+    )
 
     @model_validator(mode="after")
     def _window_holds_the_first(self) -> Memorization:

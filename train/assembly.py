@@ -96,9 +96,7 @@ def assemble(
     reserved = reserved_rights(plan.gate.policies, plan.gate.layouts) if file.stage is Stage.ENFORCE else {}
     optimizer = guarded(file.optimizer, model, gate, reserved=reserved)
     schedule = Schedule(file.schedule, lessons.samples, file.seed)
-    teaching = Teaching(
-        lessons, plan.layout, phases_of(file), steps=schedule.steps, repeats_max=file.confined.repeats_max
-    )
+    teaching = Teaching(lessons, plan.layout, phases_of(file), steps=schedule.steps, repeats_max=_repeats_max(plan))
     document = plan.policy.document
     watch = Watch(document.memorization, plan.layout, plan.policy.entropy_names)
     loop = Loop(
@@ -133,6 +131,12 @@ def assemble(
     if state is not None:
         assembled.restore(state)
     return assembled
+
+
+def _repeats_max(plan: Plan) -> int:
+    """The strictest of the policies' limits; none where a run only observes."""
+    limits = [policy.document.memorization.repeats_max for policy in plan.gate.policies]
+    return min((limit for limit in limits if limit), default=0) if plan.run.file.stage is Stage.ENFORCE else 0
 
 
 def objective_of(file: RunFile, tokenizer: Any, model: nn.Module | None = None) -> Objective:

@@ -21,6 +21,7 @@ from licet.ledger.records import (
     Digest,
     ExampleAdmitted,
     ProfileDeclared,
+    Recall,
     Ref,
     Signed,
     Stage,
@@ -98,9 +99,21 @@ class Enrolment:
             levels, rules = (LEVELS,) * len(levels), (OBSERVED,) * len(levels)
             profile = self._profile(levels, rules)
         assert profile is not None and attestation is not None
-        rights, permitted = self.judge.rights(judged), self.judge.permitted(judged)
-        band = example.entropy_band or ""
-        return Lesson(index, attestation, profile, levels, rules, rights, permitted, band, row.place, 0, 0)
+        licence = self.judge.licence(judged)
+        return Lesson(
+            example=index,
+            attestation=attestation,
+            profile=profile,
+            levels=levels,
+            rules=rules,
+            rights=self.judge.rights(judged),
+            permitted=self.judge.permitted(licence),
+            verbatim=licence is not None and licence.recall is Recall.VERBATIM,
+            entropy_band=example.entropy_band or "",
+            name=row.place,
+            first=0,
+            samples=0,
+        )
 
     def _attestation(self, attestation: Digest | None, source: str | None) -> Ref | None:
         if attestation is None and self.stage is not Stage.OBSERVE:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
+from licet.ledger.records import Licence
 from licet.policies.attestation import open_envelope
 from licet.policies.bands import Layout
 from licet.policies.evaluate import Admission, Gate
@@ -60,10 +61,13 @@ class Judge:
         held = [policy.document.authority.get(known.authority) for policy in self.gate.policies]
         return frozenset.intersection(*(frozenset(a.rights) if a is not None else frozenset() for a in held))
 
-    def permitted(self, judged: Judged) -> frozenset[str]:
-        """The bands that the licence of an example itself leaves open."""
+    def licence(self, judged: Judged) -> Licence | None:
+        """The terms under which an example is taught, if they can be read."""
         envelope = judged.example.envelope
         if envelope is None or judged.admission.attestation is None:
-            return frozenset()
-        opened = open_envelope(envelope, judged.example.standing.sources)
-        return permitted_bands(self.policy, opened.statement.licence, self.layout)
+            return None
+        return open_envelope(envelope, judged.example.standing.sources).statement.licence
+
+    def permitted(self, licence: Licence | None) -> frozenset[str]:
+        """The bands that a licence itself leaves open."""
+        return frozenset() if licence is None else permitted_bands(self.policy, licence, self.layout)

@@ -36,6 +36,8 @@ class Lesson:
     rights: frozenset[str]
     permitted: frozenset[str]
     """The bands that its licence itself leaves open."""
+    verbatim: bool
+    """Whether its licence allows that it is said back word for word."""
     entropy_band: str
     name: str
     """Where the row stood, for messages."""
@@ -139,6 +141,7 @@ _SCHEMA = pa.schema(
         ("rules", pa.list_(pa.dictionary(pa.int32(), pa.string()))),
         ("rights", pa.list_(pa.string())),
         ("permitted", pa.list_(pa.string())),
+        ("verbatim", pa.bool_()),
         ("entropy_band", pa.string()),
         ("name", pa.string()),
         ("first", pa.int64()),

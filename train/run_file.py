@@ -154,12 +154,6 @@ class PhasePart(_Part):
     confined: Literal["teach", "wait"] = Field(default="teach", description="what may not reach all bands")
 
 
-class ConfinedPart(_Part):
-    """How content is taught that may not reach every band."""
-
-    repeats_max: int | None = Field(default=None, ge=1, description="how often one of its samples is taught at most")
-
-
 class RunFile(_Part):
     """The whole file."""
 
@@ -184,7 +178,6 @@ class RunFile(_Part):
     schedule: SchedulePart
     checkpoints: CheckpointsPart = CheckpointsPart()
     phase: tuple[PhasePart, ...] = ()
-    confined: ConfinedPart = ConfinedPart()
 
     @model_validator(mode="after")
     def _agrees(self) -> RunFile:

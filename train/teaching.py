@@ -4,7 +4,7 @@
     adaptation       the entropy band's profile, moved within the policy's bounds
     memorization     the response to a flag
     phase            the run's own order of things
-    repeats          how often content is taught that may not reach everything
+    repeats          how often the same content is taught that may not be said back word for word
 
 Each of these can only lower a level, except that a response may turn it against an example once. Who lowered a block's
 level last is named in the profile under which the example is then taught.
@@ -16,10 +16,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from licet.policies.bands import Layout
-from licet.train.curriculum import Phase, in_phase, is_confined, phase_at
+from licet.train.curriculum import Phase, in_phase, phase_at
 from licet.train.lessons import Lessons
 
 Levels = tuple[int, ...]
+REPEATED = "memorization/repeats"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +42,7 @@ class Teaching:
     """The profiles of a run as they change. It has no clock: the same steps in the same order give the same."""
 
     def __init__(
-        self, lessons: Lessons, layout: Layout, phases: Sequence[Phase], *, steps: int, repeats_max: int | None = None
+        self, lessons: Lessons, layout: Layout, phases: Sequence[Phase], *, steps: int, repeats_max: int = 0
     ) -> None:
         self._lessons = lessons
         self._layout = layout
@@ -53,7 +54,6 @@ class Teaching:
         self._once: dict[int, tuple[Levels, str]] = {}
         self._times: dict[int, int] = {}
         self._given = [Assignment(lesson.levels, lesson.rules) for lesson in lessons.all]
-        self._confined = [is_confined(lesson.levels, layout) for lesson in lessons.all]
         self._in_phase: dict[tuple[Levels, str], Levels] = {}
 
     def assigned(self, lesson: int, step: int, sample: int) -> Assignment:
@@ -68,7 +68,7 @@ class Teaching:
         if self._phases:
             phase = phase_at(self._phases, step, self._steps)
             found = found.lowered(self._restricted(found.levels, phase), f"phase/{phase.name}")
-        if self._repeats_max is not None and self._confined[lesson] and any(found.levels):
+        if self._repeats_max and not self._lessons[lesson].verbatim and any(found.levels):
             found = self._counted(found, int(self._lessons.same[sample]))
         if lesson in self._once:
             levels, rule = self._once.pop(lesson)
@@ -78,8 +78,8 @@ class Teaching:
     def _counted(self, found: Assignment, sample: int) -> Assignment:
         """Once more, or not again: the same content counts together, however many rows it stands in."""
         times = self._times.get(sample, 0)
-        if self._repeats_max is not None and times >= self._repeats_max:
-            return found.lowered((0,) * len(found.levels), "confined/repeats")
+        if times >= self._repeats_max:
+            return found.lowered((0,) * len(found.levels), REPEATED)
         self._times[sample] = times + 1
         return found
 

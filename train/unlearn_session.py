@@ -254,6 +254,7 @@ class _Session:
                     rules=rules,
                     rights=self.order.rights,
                     permitted=frozenset(),
+                    verbatim=False,
                     entropy_band="",
                     name=f"entry {one.index}",
                     first=len(samples),
