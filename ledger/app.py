@@ -14,7 +14,7 @@ from licet.ledger import terminal
 COMMANDS: dict[str, tuple[str, str]] = {
     "init": ("licet.ledger.cli.home:init", "Make a home directory with its keys and logs."),
     "config": ("licet.ledger.cli.home:config", "Show the settings and where each comes from."),
-    "demo": ("licet.policies.cli.demo:demo", "The main job on a small real run, in a minute."),
+    "demo": ("licet.train.cli.demo:demo", "The main job on a small real run, in two minutes."),
     "policy": ("licet.policies.cli.policy:policy", "Read, adopt, compare and explain policies."),
     "source": ("licet.policies.cli.source:source", "Register sources: who may attest content."),
     "attest": ("licet.policies.cli.attest:attest", "Sign and record under which terms content may be used."),
@@ -75,3 +75,7 @@ def _root(version: bool = typer.Option(False, "--version", help="Print the versi
 def main() -> None:
     """The entry point: errors of ours become a message, a remedy and an exit code."""
     terminal.run(lambda: app(standalone_mode=True, prog_name="licet"), as_json="--json" in sys.argv)
+
+
+if __name__ == "__main__":
+    main()

@@ -26,6 +26,7 @@ from licet.train.blocks import describe
 from licet.train.curriculum import Phase
 from licet.train.entropy import Reading, under_compression, under_model
 from licet.train.examples import Examples
+from licet.train.held_out import HeldOut
 from licet.train.judging import Judge, Measure
 from licet.train.row_files import RowShape, claims_of, read_rows
 from licet.train.rows import Row
@@ -92,6 +93,7 @@ def _check(run: Run, begun: Base, layout: Layout) -> None:
     models.check_context(begun.model, run.file.objective.context)
     known = begun.tokenizer
     models.check_vocabulary(begun.model, len(known) if known is not None else base.vocabulary_of(run))
+    HeldOut.of(run)
     if run.file.phase:
         curriculum.check(phases_of(run.file), layout)
 

@@ -56,6 +56,8 @@ class Outcome:
     held_out: float | None
     lessons: int
     stopped_by: str | None
+    taken: int
+    """How many of the steps were taken this time; none if the run was done already."""
 
     @property
     def is_finished(self) -> bool:
@@ -234,7 +236,7 @@ def _take_steps(
         raise ConfigError("This run has no steps left to take, and was never sealed.", remedy="Begin anew: --fresh.")
     signal = stopper.asked.name if stopper.asked is not None else None
     last = None if math.isnan(loss) else loss
-    return Outcome(plan.run.name, sealed, done, steps, last, measured, len(loop.lessons), signal)
+    return Outcome(plan.run.name, sealed, done, steps, last, measured, len(loop.lessons), signal, done - first)
 
 
 def _adapt(done: int, assembled: Assembled) -> None:

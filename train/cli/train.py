@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
@@ -44,7 +45,8 @@ def run(
 
     outcome = train_run(asked, where, fresh=fresh)
     facts = {**asdict(outcome), "directory": str(outcome.directory), "finished": outcome.is_finished}
-    terminal.show_result(facts, _sentence(outcome), as_json=as_json)
+    if os.environ.get("RANK", "0") == "0":  # torchrun starts one of these for each rank
+        terminal.show_result(facts, _sentence(outcome), as_json=as_json)
     if outcome.stopped_by is not None:
         raise typer.Exit(130 if outcome.stopped_by == "SIGINT" else 143)
 
@@ -52,7 +54,8 @@ def run(
 def _sentence(outcome: Any) -> str:
     if outcome.is_finished:
         held = f", held out {outcome.held_out:.3f} bits per byte" if outcome.held_out is not None else ""
-        return f"{outcome.run} is trained: {outcome.steps} steps{held}\n{outcome.directory}"
+        is_trained = "is trained" if outcome.taken else "was trained already, and has nothing left to do"
+        return f"{outcome.run} {is_trained}: {outcome.steps} steps{held}\n{outcome.directory}"
     return (
         f"{outcome.run} was stopped after {outcome.steps} of {outcome.steps_planned} steps and sealed as "
         f"{outcome.directory}\nThe same command goes on from there."
