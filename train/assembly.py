@@ -31,7 +31,7 @@ from licet.train.rights import reserved_rights
 from licet.train.run_file import RunFile
 from licet.train.run_state import RunState
 from licet.train.schedule import Schedule
-from licet.train.teaching import Teaching
+from licet.train.teaching import Teaching, repeats_max
 from licet.train.tokens import TokenStore
 from licet.train.watching import Watching
 from licet.train.weights import load_weights
@@ -96,7 +96,13 @@ def assemble(
     reserved = reserved_rights(plan.gate.policies, plan.gate.layouts) if file.stage is Stage.ENFORCE else {}
     optimizer = guarded(file.optimizer, model, gate, reserved=reserved)
     schedule = Schedule(file.schedule, lessons.samples, file.seed)
-    teaching = Teaching(lessons, plan.layout, phases_of(file), steps=schedule.steps, repeats_max=_repeats_max(plan))
+    teaching = Teaching(
+        lessons,
+        plan.layout,
+        phases_of(file),
+        steps=schedule.steps,
+        repeats_max=repeats_max(plan.gate.policies, file.stage),
+    )
     document = plan.policy.document
     watch = Watch(document.memorization, plan.layout, plan.policy.entropy_names)
     loop = Loop(
@@ -131,12 +137,6 @@ def assemble(
     if state is not None:
         assembled.restore(state)
     return assembled
-
-
-def _repeats_max(plan: Plan) -> int:
-    """The strictest of the policies' limits; none where a run only observes."""
-    limits = [policy.document.memorization.repeats_max for policy in plan.gate.policies]
-    return min((limit for limit in limits if limit), default=0) if plan.run.file.stage is Stage.ENFORCE else 0
 
 
 def objective_of(file: RunFile, tokenizer: Any, model: nn.Module | None = None) -> Objective:

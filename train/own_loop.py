@@ -44,7 +44,7 @@ from licet.train.run_folder import RunFolder
 from licet.train.seal_statement import RunPlace
 from licet.train.sealing import Sealer
 from licet.train.step_report import StepReport
-from licet.train.teaching import Assignment, Teaching
+from licet.train.teaching import Assignment, Teaching, repeats_max
 from licet.train.watching import Watching
 
 _Choice = TypeVar("_Choice", Stage, Technique)
@@ -110,7 +110,9 @@ class GovernedRun:
         self._optimizer: RecordedOptimizer | None = None
         self._recorder = Recorder(log, begun.entry, begun.lessons, checkpoint_s=_checkpoint_s(home))
         self._stack.callback(self._recorder.close)
-        self._teaching = Teaching(begun.lessons, begun.layout, (), steps=1)
+        self._teaching = Teaching(
+            begun.lessons, begun.layout, (), steps=1, repeats_max=repeats_max(begun.policies, self._stage)
+        )
         document = begun.policy.document
         self._watching = Watching(
             Watch(document.memorization, begun.layout, begun.policy.entropy_names),

@@ -15,7 +15,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from licet.ledger.records import Stage
 from licet.policies.bands import Layout
+from licet.policies.policy import Policy
 from licet.train.curriculum import Phase, in_phase, phase_at
 from licet.train.lessons import Lessons
 
@@ -128,6 +130,12 @@ class Teaching:
         if key not in self._in_phase:
             self._in_phase[key] = in_phase(levels, self._layout, phase)
         return self._in_phase[key]
+
+
+def repeats_max(policies: Sequence[Policy], stage: Stage) -> int:
+    """The strictest of the policies' limits, 0 for none; where a run only observes, nothing is limited."""
+    limits = [policy.document.memorization.repeats_max for policy in policies]
+    return min((limit for limit in limits if limit), default=0) if stage is Stage.ENFORCE else 0
 
 
 def _least(levels: Levels, ceiling: Levels) -> Levels:
