@@ -8,6 +8,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from licet.train.gate.numerics import square
+
 _PIECE = 1 << 17
 """Elements that stay in a processor's cache."""
 
@@ -50,15 +52,17 @@ def moved(before: Sequence[Tensor], after: Sequence[Tensor]) -> Tensor:
 
 def norm(tensors: Sequence[Tensor]) -> Tensor:
     """The norm of some tensors together; of a sharded one, over all shards."""
-    norms = []
-    for tensor in tensors:
-        norm = torch.linalg.vector_norm(tensor, dtype=torch.promote_types(tensor.dtype, torch.float32))
-        whole = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
-        norms.append(whole.double())
-    if not norms:
+    squares = [_square(tensor) for tensor in tensors]
+    if not squares:
         return torch.zeros((), dtype=torch.float64)
-    together: Tensor = torch.linalg.vector_norm(torch.stack([norm.to(norms[0].device) for norm in norms]))
-    return together
+    return torch.stack([each.to(squares[0].device) for each in squares]).sum().sqrt()
+
+
+def _square(tensor: Tensor) -> Tensor:
+    if hasattr(tensor, "full_tensor"):
+        whole = torch.linalg.vector_norm(tensor, dtype=torch.promote_types(tensor.dtype, torch.float32)).full_tensor()
+        return whole.double().square()  # type: ignore[no-any-return]
+    return square(tensor)
 
 
 def read(values: Sequence[Tensor]) -> tuple[float, ...]:

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from licet.train.gate.gradients import through_gate
+from licet.train.gate.numerics import square
 from licet.train.gate.registry import handles
 from licet.train.gate.rules import Share, Use, rule
 from licet.train.gate.targets import Target
@@ -97,14 +98,14 @@ def _gradient(use: Use, example: int) -> Tensor:
 
 def _combined(use: Use, share: Share) -> tuple[Tensor, Tensor]:
     total = use.tensors[1].new_zeros(use.shape, dtype=use.dtype)
-    norms = []
+    squares = []
     for example, weight in zip(share.examples, share.weights, strict=True):
         tokens, d = _tokens(use, example)
         rows, inverse = torch.unique(tokens, return_inverse=True)
         held = add_rows(d.new_zeros(rows.numel(), d.shape[-1]), inverse, d)
-        norms.append(torch.linalg.vector_norm(held))
+        squares.append(square(held))
         total[rows] += held.mul_(weight)
-    return total, torch.stack(norms).double().square()
+    return total, torch.stack(squares)
 
 
 def add_rows(into: Tensor, where: Tensor, rows: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from licet.train.gate.gradients import through_gate
-from licet.train.gate.numerics import autocast_type, cast
+from licet.train.gate.numerics import autocast_type, cast, squared_pieces
 from licet.train.gate.registry import handles
 from licet.train.gate.rules import Share, Use, one_by_one, rule
 from licet.train.gate.targets import Target
@@ -112,6 +112,8 @@ def _bias(use: Use, example: int) -> Tensor:
 
 
 def _combined(use: Use, share: Share) -> tuple[Tensor, Tensor]:
+    if use.tensors[0].is_cuda and (found := _by_kernel(use, share)) is not None:
+        return found
     parts = list(zip(*(use.placement.each(t, share.examples) for t in use.tensors), strict=True))
     p, k = use.tensors[0].shape[-1], use.tensors[1].shape[-1]
     lengths = {left.shape[0] for left, _ in parts}
@@ -122,24 +124,36 @@ def _combined(use: Use, share: Share) -> tuple[Tensor, Tensor]:
     return _looped(parts, share, use)
 
 
+def _by_kernel(use: Use, share: Share) -> tuple[Tensor, Tensor] | None:
+    """On a GPU, where there is Triton."""
+    try:
+        from licet.train.gate import triton_linear  # noqa: PLC0415  not every build of torch brings Triton
+    except ImportError:
+        return None
+    return triton_linear.combined(use, share) if triton_linear.applies(*use.tensors) else None
+
+
 Parts = list[tuple[Tensor, ...]]
 
 
 def _looped(parts: Parts, share: Share, use: Use) -> tuple[Tensor, Tensor]:
-    """One example's gradient at a time, in one buffer."""
+    """One example's gradient at a time, in one buffer.
+
+    Not in tiles that would stay in the cache: products of narrow tiles lose more than that saves.
+    """
     p, k = (tensor.shape[-1] for tensor in use.tensors)
     total = parts[0][0].new_empty((p, k), dtype=use.dtype)
     held = use.scratch.matrix(total, use.dtype, p, k)
-    norms = []
+    pieces: list[Tensor] = []
     for i, ((left, right), weight) in enumerate(zip(parts, share.weights, strict=True)):
         into = held if i else total
         torch.mm(cast(left, use.dtype).t(), cast(right, use.dtype), out=into)
-        norms.append(torch.linalg.vector_norm(into))
+        pieces += squared_pieces(into)
         if i:
             total.add_(held, alpha=weight)
         elif weight != 1:
             total.mul_(weight)
-    return total, torch.stack(norms).double().square()
+    return total, torch.stack(pieces).view(len(parts), -1).double().sum(1)
 
 
 def _batched(parts: Parts, share: Share, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

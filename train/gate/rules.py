@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from licet.train.gate.numerics import square
 from licet.train.gate.placement import Placement
 
 
@@ -94,8 +95,3 @@ def one_by_one(gradient: ExampleGradient) -> Combined:
         return total, torch.stack(squares)
 
     return combined
-
-
-def square(tensor: Tensor) -> Tensor:
-    """‖·‖² as a float64 scalar: squares of float32 cannot overflow it, and blocks add up in it."""
-    return torch.linalg.vector_norm(tensor).double().square()

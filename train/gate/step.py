@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from licet.train.gate.errors import GateError, WeightsError
+from licet.train.gate.numerics import square
 from licet.train.gate.placement import Placement
 from licet.train.gate.residual import Factors
-from licet.train.gate.rules import Rule, Scratch, Share, Use, square
+from licet.train.gate.rules import Rule, Scratch, Share, Use
 from licet.train.gate.slots import Slot
 from licet.train.gate.targets import Target
 from licet.train.gate.tied import Several

@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from licet.train.gate.numerics import square
 from licet.train.gate.placement import Placement
-from licet.train.gate.rules import square
 
 
 class Several:
