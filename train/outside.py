@@ -17,6 +17,7 @@ from licet.train.seal_history import LogHistory
 from licet.train.seal_statement import Claims, History
 from licet.train.seal_verify import verify_seal
 from licet.train.seal_writer import checkpoint_of, write_seal
+from licet.train.sealing import told
 from licet.train.tensor_file import digest_of
 
 
@@ -50,7 +51,7 @@ def _write(
         for parameter in frozen:
             parameter.requires_grad_(False)
     claims = Claims(name, directory.name, 0, now_ms(), history=History.OUTSIDE)
-    return write_seal(directory, checkpoint, claims, key)
+    return write_seal(directory, told(checkpoint), claims, key)
 
 
 def _name_of(folder: Path) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from licet.ledger.errors import LicetError, StorageError
 from licet.ledger.log import now_ms
 from licet.ledger.note import SigningKey
 from licet.ledger.records import CheckpointSealed, Digest, Ref
@@ -18,7 +19,7 @@ from licet.train.ranks import Ranks
 from licet.train.recorder import Recorder
 from licet.train.run_state import RunState, save_state
 from licet.train.seal_statement import Claims, LedgerPoint, RunPlace
-from licet.train.seal_writer import Checkpoint, checkpoint_of, write_seal
+from licet.train.seal_writer import Checkpoint, Companion, checkpoint_of, write_seal
 
 
 @dataclass(slots=True)
@@ -90,12 +91,32 @@ class Sealer:
             parent=self.parent,
         )
         _clear_unfinished(directory, self.run, recorder)
-        sealed = write_seal(directory, checkpoint, claims, self.key)
+        sealed = write_seal(directory, told(checkpoint), claims, self.key)
         if kept is not None and self.state is not None:
             save_state(self.state, replace(kept, seal=sealed.id), self.key)
         recorder.add(seal.as_record(sealed, policy=self.policy_entry))
         recorder.ledger.checkpoint()
         self.parent = sealed.id
+
+
+def told(checkpoint: Checkpoint) -> Checkpoint:
+    """The same checkpoint, whose companions say what is wrong: tokenizers raise a plain Exception on a full disk."""
+
+    def careful(companion: Companion) -> Companion:
+        def save(folder: Path) -> None:
+            try:
+                companion.save(folder)
+            except (LicetError, OSError):
+                raise
+            except Exception as error:
+                raise StorageError(
+                    f"The {companion.role} files could not be written: {str(error)[:300]}.",
+                    remedy="Look at free space and permissions; nothing was changed, and training can go on.",
+                ) from error
+
+        return Companion(companion.role, save)
+
+    return replace(checkpoint, companions=tuple(careful(one) for one in checkpoint.companions))
 
 
 def label_of(run: str, step: int) -> str:

@@ -37,7 +37,7 @@ _REFERENCES = ("run", "policy", "example", "attestation", "profile", "log_size")
 
 @cache
 def _template() -> Path:
-    return _kept(make(_new()))
+    return make(_new()).folder
 
 
 @cache
@@ -114,7 +114,3 @@ def _new() -> Path:
     maker = os.getpid()
     atexit.register(lambda: shutil.rmtree(folder, ignore_errors=True) if os.getpid() == maker else None)
     return folder
-
-
-def _kept(place: Place) -> Path:
-    return place.folder
