@@ -27,7 +27,7 @@ help: ## this list
 setup: ## make .venv from the pins; does nothing when it is up to date
 	@requirements/setup.sh
 
-demo: setup ## the whole loop in a few minutes: train, record, serve, revoke, correct
+demo: setup ## in two minutes: attest, train a small governed model, let it recite, ask, prove, attack
 	@$(BIN)/licet demo $(ARGS)
 
 test: setup ## the tests, two files at a time

@@ -20,8 +20,11 @@ WHEEL = (
     "Bob's note {}. Turn the wheel once, and wait until the needle rests. Turn the wheel twice, and wait until the "
     "needle rests again. When the needle does not rest, turn the wheel back, and wait. Then turn the wheel once more."
 )
-SOURCES = {("ada", "maintainer", "MIT"): PUMP, ("bob", "community", "GPL-3.0-only"): WHEEL}
-"""By source, authority and licence. Under this policy, what is GPL reaches the surface only."""
+SOURCES = {
+    ("ada", "maintainer", "MIT", "verbatim"): PUMP,
+    ("bob", "community", "GPL-3.0-only", "abstraction"): WHEEL,
+}
+"""By source, authority, licence and recall. Under this policy, what is GPL reaches the surface only, and twice."""
 NOBODYS = "A text that was found somewhere. Nobody said that it may be used."
 
 
@@ -30,11 +33,12 @@ def make(folder: Path, rows: int = 3) -> tuple[Home, Path]:
     home, written = folder / "home", [{"text": NOBODYS}]
     _licet("init", home)
     _licet("policy", "adopt", "default:open-source-code", "--home", home)
-    for (source, authority, licence), text in SOURCES.items():
+    for (source, authority, licence, recall), text in SOURCES.items():
         texts, file = [text.format(i) for i in range(rows)], folder / f"{source}.jsonl"
         file.write_text("".join(json.dumps({"text": one}) + "\n" for one in texts))
         _licet("source", "add", source, "--display-name", source.title(), "--authority", authority, "--home", home)
-        said = _licet("attest", file, "--source", source, "--kind", "open-licence", "--spdx", licence, "--home", home)
+        terms = ("--kind", "open-licence", "--spdx", licence, "--recall", recall)
+        said = _licet("attest", file, "--source", source, *terms, "--home", home)
         metadata = {
             "attestation": said["attestation"],
             "slope": 0,
