@@ -37,9 +37,9 @@ from licet.policies.policy import Policy
 from licet.policies.schema import Memorization
 from licet.train import Gate
 from licet.train.blocks import describe
-from licet.train.entropy import entropy_band, under_compression, under_model
-from licet.train.memorization import Flag, Watch, alignments, second_look
+from licet.train.data.entropy import entropy_band, under_compression, under_model
 from licet.train.optimizer import GuardedOptimizer
+from licet.train.watch.memorization import Flag, Watch, alignments, second_look
 
 _T = 64
 _BATCH = 16

@@ -14,7 +14,7 @@ import small_home
 import tiny_model
 import torch
 
-from licet.train.own_loop import GovernedRun
+from licet.train.own.run import GovernedRun
 
 STEPS, SLOTS = 12, 8
 

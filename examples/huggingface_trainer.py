@@ -14,8 +14,8 @@ import small_home
 import tiny_model
 from transformers import TrainingArguments
 
-from licet.train.huggingface import GovernedTrainer
-from licet.train.own_loop import GovernedRun
+from licet.train.own.huggingface import GovernedTrainer
+from licet.train.own.run import GovernedRun
 
 
 def main(folder: Path) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from licet.train import models, tokenizer
+from licet.train.data import tokenizer
+from licet.train.run import models
 
 CONTEXT = 64
 CONFIG: dict[str, Any] = {

@@ -336,7 +336,7 @@ def test_the_results_have_a_place():
 
 
 def test_the_run_file_in_the_trainers_readme_can_be_read(tmp_path):
-    from licet.train.run_file import read_run
+    from licet.train.run.file import read_run
 
     text = between(TRAIN, "run-file").partition("```toml\n")[2].partition("```")[0]
     path = tmp_path / "run.toml"
@@ -345,7 +345,7 @@ def test_the_run_file_in_the_trainers_readme_can_be_read(tmp_path):
 
 
 def test_every_field_of_a_run_file_is_explained():
-    from licet.train.run_file import RunFile
+    from licet.train.run.file import RunFile
 
     said = {name for row in rows(between(TRAIN, "run-fields"))[1:] for name in re.findall(r"`([^`]+)`", row[0])}
     assert said == set(fields_of(RunFile))

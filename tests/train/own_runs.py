@@ -8,11 +8,12 @@ from typing import Any
 import torch
 
 from licet.ledger.reader import LogReader
-from licet.train import models, tokenizer
-from licet.train.own_loop import GovernedRun
-from licet.train.seal_finder import seals_in
-from licet.train.seal_history import LogHistory
-from licet.train.seal_verify import verify_seal
+from licet.train.data import tokenizer
+from licet.train.own.run import GovernedRun
+from licet.train.run import models
+from licet.train.seals.finder import seals_in
+from licet.train.seals.history import LogHistory
+from licet.train.seals.verify import verify_seal
 from tests.train.homes import MODEL, Place
 
 torch.set_num_threads(1)

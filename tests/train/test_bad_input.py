@@ -18,10 +18,11 @@ import torch
 
 from licet.ledger.errors import ConfigError, FormatError, LicetError
 from licet.ledger.records import Determination, ExampleAdmitted, RunStarted, StepTaken
-from licet.train import models, tokenizer
-from licet.train.entropy import EntropyError
+from licet.train.data import tokenizer
+from licet.train.data.entropy import EntropyError
 from licet.train.gate.errors import UnsupportedError
-from licet.train.loop import TrainingStopped
+from licet.train.run import models
+from licet.train.run.loop import TrainingStopped
 from tests.train import places
 from tests.train.homes import MODEL, Place
 from tests.train.test_resume import Trainer

@@ -20,7 +20,7 @@ import torch
 
 from licet.ledger.errors import ConfigError, FormatError, LockedError, NotFoundError, VerificationError
 from licet.ledger.records import CheckpointSealed, ExampleAdmitted, RunStarted, StepTaken
-from licet.train.seal_statement import SealError
+from licet.train.seals.statement import SealError
 from tests.train import places
 from tests.train.homes import Place
 
@@ -30,7 +30,7 @@ WAIT_S = 60.0
 
 _processes = multiprocessing.get_context("forkserver")  # with torch loaded once; each command is then forked off it
 _processes.set_forkserver_preload([
-    "tests.train.test_resume", "licet.ledger.kernels", "licet.train.cli.train", "licet.train.session",
+    "tests.train.test_resume", "licet.ledger.kernels", "licet.train.cli.train", "licet.train.run.session",
     "transformers.models.auto.modeling_auto", "transformers.models.llama.modeling_llama", "tokenizers",
     "numba.np.linalg", "numba.np.polynomial", "numba.np.random.new_arrayobj", "numba.cpython.charseq",
 ])  # fmt: skip

@@ -28,18 +28,19 @@ from licet.policies import wire
 from licet.policies.cli.recording import reading
 from licet.policies.evaluate import evaluate
 from licet.policies.reasons import Reason
-from licet.train import models, tokenizer
 from licet.train.blocks import describe
 from licet.train.cli import demo_lessons, demo_proofs, demo_recital
 from licet.train.cli.demo_claims import Claims
 from licet.train.cli.demo_lessons import Lesson, Role
 from licet.train.cli.demo_proofs import Trained
+from licet.train.data import tokenizer
+from licet.train.data.judging import Judged
 from licet.train.heatmap import Heatmap
-from licet.train.judging import Judged
-from licet.train.planning import Plan, planned
-from licet.train.run_file import Run, read_run
-from licet.train.run_folder import RunFolder
-from licet.train.session import Outcome, train
+from licet.train.run import models
+from licet.train.run.file import Run, read_run
+from licet.train.run.folder import RunFolder
+from licet.train.run.planning import Plan, planned
+from licet.train.run.session import Outcome, train
 
 demo = typer.Typer(add_completion=False)
 STEPS, SEED = 120, 1

@@ -34,7 +34,7 @@ from licet.policies.cli.from_distributions import SOURCE_PREFIX, attest_distribu
 from licet.policies.cli.keyring import signing_key
 from licet.policies.cli.recording import recording
 from licet.policies.policy import Policy
-from licet.train.judging import Judged
+from licet.train.data.judging import Judged
 
 POLICY = "open-source-code"
 SURFACE = "surface"

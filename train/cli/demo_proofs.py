@@ -18,11 +18,11 @@ from licet.ledger.sources import DirectoryTiles
 from licet.ledger.tileview import TileView
 from licet.ledger.verify import verify
 from licet.train.cli.demo_claims import Claims, refuses
-from licet.train.seal_finder import seals_in
-from licet.train.seal_history import LogHistory
-from licet.train.seal_statement import Role
-from licet.train.seal_verify import SealReport, verify_seal
-from licet.train.tensor_file import read_header
+from licet.train.seals.finder import seals_in
+from licet.train.seals.history import LogHistory
+from licet.train.seals.statement import Role
+from licet.train.seals.tensor_file import read_header
+from licet.train.seals.verify import SealReport, verify_seal
 
 
 @dataclass(frozen=True, slots=True)

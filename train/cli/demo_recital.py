@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from licet.train.tokenizer import closing, opening, tokenize
+from licet.train.data.tokenizer import closing, opening, tokenize
 
 PREFIX_TOKENS = 32
 RECITED_TOKENS_MAX = 64

@@ -13,10 +13,10 @@ from licet.ledger.cli.options import AsJson, HomeOption, verifier_key
 from licet.ledger.errors import ConfigError, SignatureError
 from licet.ledger.home import Home
 from licet.ledger.reader import LogReader
-from licet.train.seal_finder import seals_in
-from licet.train.seal_history import LogHistory
-from licet.train.seal_statement import History
-from licet.train.seal_verify import SealReport, verify_seal
+from licet.train.seals.finder import seals_in
+from licet.train.seals.history import LogHistory
+from licet.train.seals.statement import History
+from licet.train.seals.verify import SealReport, verify_seal
 
 seal = typer.Typer(no_args_is_help=True, add_completion=False, help="Check sealed checkpoints.")
 

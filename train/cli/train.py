@@ -15,9 +15,9 @@ from licet.ledger.cli.options import AsJson, HomeOption
 from licet.ledger.home import Home
 from licet.ledger.norms import LEVELS
 from licet.ledger.records import Determination
-from licet.train.judging import Judged
-from licet.train.planning import Plan, planned
-from licet.train.run_file import Run, read_run
+from licet.train.data.judging import Judged
+from licet.train.run.file import Run, read_run
+from licet.train.run.planning import Plan, planned
 
 train = typer.Typer(add_completion=False)
 
@@ -41,7 +41,7 @@ def run(
     if dry_run:
         _dry_run(asked, where, as_json=as_json)
         return
-    from licet.train.session import train as train_run  # noqa: PLC0415  torch's distributed parts take a second
+    from licet.train.run.session import train as train_run  # noqa: PLC0415  torch's distributed parts take a second
 
     outcome = train_run(asked, where, fresh=fresh)
     facts = {**asdict(outcome), "directory": str(outcome.directory), "finished": outcome.is_finished}

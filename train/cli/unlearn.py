@@ -95,8 +95,8 @@ def run(
     as_json: AsJson = False,
 ) -> None:
     """Carry out an order: step back on the examples of its attestation, record each step, and seal what comes of it."""
-    from licet.train.held_out import texts_in  # noqa: PLC0415
-    from licet.train.unlearn_session import Settings, carry_out  # noqa: PLC0415
+    from licet.train.data.held_out import texts_in  # noqa: PLC0415
+    from licet.train.unlearning.session import Settings, carry_out  # noqa: PLC0415
 
     envelope = read_whole(order_file, bytes_max=ORDER_BYTES_MAX)
     texts = list(texts_in(held_out, "text", 256))

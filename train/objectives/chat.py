@@ -20,6 +20,9 @@ import numpy as np
 from jinja2 import TemplateError
 from torch import Tensor, nn
 
+from licet.train.data.rows import Chat, Message, Parts
+from licet.train.data.tokenizer import padding
+from licet.train.data.tokens import Sample, TokenSequence
 from licet.train.objectives.objective import (
     Inputs,
     ObjectiveError,
@@ -28,9 +31,6 @@ from licet.train.objectives.objective import (
     laid_out,
     mean_losses,
 )
-from licet.train.rows import Chat, Message, Parts
-from licet.train.tokenizer import padding
-from licet.train.tokens import Sample, TokenSequence
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from licet.ledger.errors import ConfigError, FormatError
-from licet.train.rows import Parts
-from licet.train.tokens import Sample
+from licet.train.data.rows import Parts
+from licet.train.data.tokens import Sample
 
 IGNORED = -100
 CONTEXT_MIN = 2

@@ -20,6 +20,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
+from licet.train.data.rows import Message, Pair, Parts
+from licet.train.data.tokenizer import closing, opening, padding, tokenize
+from licet.train.data.tokens import Sample, TokenSequence
 from licet.train.objectives.chat import ASSISTANT, Template
 from licet.train.objectives.objective import (
     Inputs,
@@ -29,9 +32,6 @@ from licet.train.objectives.objective import (
     laid_out,
     scored_nats,
 )
-from licet.train.rows import Message, Pair, Parts
-from licet.train.tokenizer import closing, opening, padding, tokenize
-from licet.train.tokens import Sample, TokenSequence
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch import Tensor, nn
 
+from licet.train.data.rows import Parts, Text
+from licet.train.data.tokenizer import closing, opening, padding, tokenize
+from licet.train.data.tokens import Sample, TokenSequence
 from licet.train.objectives.objective import Inputs, ObjectiveError, check_context, laid_out, mean_losses
-from licet.train.rows import Parts, Text
-from licet.train.tokenizer import closing, opening, padding, tokenize
-from licet.train.tokens import Sample, TokenSequence
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

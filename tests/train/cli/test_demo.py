@@ -17,7 +17,7 @@ from licet.policies.policy import Policy
 from licet.train.cli import demo, demo_lessons
 from licet.train.cli.demo_claims import Claims, refuses
 from licet.train.cli.demo_lessons import Role, candidates, choose, demo_policy, role_of
-from licet.train.run_file import read_run
+from licet.train.run.file import read_run
 
 RECITES = ("of most texts", "texts that their sources narrowed", "the model learned")
 """Claims that take a longer run."""

@@ -8,7 +8,7 @@ from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from licet.train.cli.demo_recital import PREFIX_TOKENS, PROMPTS_MAX, RECITED_TOKENS_MAX, agreeing, continued, recite
-from licet.train.tokenizer import train
+from licet.train.data.tokenizer import train
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 ids = st.lists(st.integers(0, 3), max_size=12)

@@ -11,10 +11,11 @@ import pytest
 import torch
 
 from licet.ledger.records import CheckpointSealed, Determination, ExampleAdmitted, GradientApplied, RunStarted
-from licet.train import models, tokenizer
-from licet.train.seal_finder import seals_in
-from licet.train.seal_history import LogHistory
-from licet.train.seal_verify import SealReport, verify_seal
+from licet.train.data import tokenizer
+from licet.train.run import models
+from licet.train.seals.finder import seals_in
+from licet.train.seals.history import LogHistory
+from licet.train.seals.verify import SealReport, verify_seal
 from tests.train import places
 from tests.train.homes import METADATA, MODEL, Place, attestation
 

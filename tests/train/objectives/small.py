@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from licet.train import Gate
+from licet.train.data.tokenizer import train
+from licet.train.data.tokens import Sample
 from licet.train.objectives import Inputs, Objective
-from licet.train.tokenizer import train
-from licet.train.tokens import Sample
 
 TEXTS = [f"The {i}th text says that it is permitted, and to whom.\n" for i in range(40)]
 

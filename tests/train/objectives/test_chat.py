@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from licet.train import Gate
+from licet.train.data.rows import Chat, Message, Text
 from licet.train.objectives import ChatObjective, ObjectiveError, SampleError
 from licet.train.objectives import chat as module
-from licet.train.rows import Chat, Message, Text
 from tests.train.objectives.small import BLOCKS, batch, gated_like_one_by_one, llama, samples_of, tokenizer
 
 SAID = (

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
+from licet.train.data.rows import Text
+from licet.train.data.tokens import TokenSequence
 from licet.train.objectives import ObjectiveError, PretrainingObjective
 from licet.train.objectives.objective import IGNORED, laid_out
-from licet.train.rows import Text
-from licet.train.tokens import TokenSequence
 from tests.train.objectives.small import batch, llama, samples_of, tokenizer
 
 PAD = 7

@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from licet.train import Gate
+from licet.train.data.rows import Message, Pair, Text
+from licet.train.data.tokenizer import tokenize
 from licet.train.objectives import (
     ObjectiveError,
     PreferenceObjective,
@@ -15,8 +17,6 @@ from licet.train.objectives import (
     adapter_reference,
     frozen_reference,
 )
-from licet.train.rows import Message, Pair, Text
-from licet.train.tokenizer import tokenize
 from tests.train.objectives.small import BLOCKS, batch, gated_like_one_by_one, llama, samples_of, tokenizer
 
 PAIRS = [

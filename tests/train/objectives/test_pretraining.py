@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from licet.ledger.errors import FormatError
 from licet.train import Gate
+from licet.train.data.rows import Chat, Message, Text
+from licet.train.data.tokenizer import TokenizerError, tokenize
 from licet.train.objectives import ObjectiveError, PretrainingObjective
-from licet.train.rows import Chat, Message, Text
-from licet.train.tokenizer import TokenizerError, tokenize
 from tests.train.objectives.small import BLOCKS, TEXTS, batch, gated_like_one_by_one, llama, samples_of, tokenizer
 
 

@@ -1,0 +1,1 @@
+"""A run in a training loop of one's own, or in Hugging Face's Trainer."""

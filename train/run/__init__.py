@@ -1,0 +1,1 @@
+"""A training run: its file, its parts, its loop, its record, its seals."""

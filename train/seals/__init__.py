@@ -1,0 +1,1 @@
+"""Seals: what a checkpoint is said to be, written, read and verified."""

@@ -1,0 +1,1 @@
+"""Steps back on what a revoked attestation taught, under a signed order."""
