@@ -750,7 +750,7 @@ def test_a_view_of_a_larger_memory_is_stored_alone(tmp_path):
 CHILD = """
 import os, signal, sys, resource
 from pathlib import Path
-from tests.train import test_seal as t
+from tests.train.seals import test_seal as t
 from licet.train.seals import writer as seal_writer
 directory, where = Path(sys.argv[1]), sys.argv[2]
 real = getattr(seal_writer, where, None)
@@ -772,7 +772,7 @@ seal_writer.write_seal(directory, t.plain_checkpoint(seed=5), t.claims(), t.KEY)
 @pytest.mark.parametrize("where", ["half", "sign_seal", "sync_folder"])
 def test_a_kill_while_writing_leaves_the_old_state(sealed, where):
     target = sealed.parent / "two"
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
     done = subprocess.run([sys.executable, "-c", CHILD, str(target), where], env=environment, check=False)
     assert done.returncode == -signal.SIGKILL
     assert not target.exists()
