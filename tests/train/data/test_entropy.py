@@ -27,7 +27,7 @@ class Bytes:
         self.bos_token_id = bos
         self.eos_token_id = None
 
-    def __call__(self, texts, *, add_special_tokens, verbose):
+    def __call__(self, texts, *, add_special_tokens, split_special_tokens, verbose):
         assert not add_special_tokens
         return {"input_ids": [list(text.encode()) for text in texts]}
 
