@@ -42,7 +42,6 @@ from benchmarks.studies.training import Forming, Taught, teach
 from licet.ledger.errors import ConfigError, FormatError, LicetError, StorageError
 
 ARMS = "excluded,full,surface,full+repeat=2"
-CLEAN_CHUNKS = 12
 SEEDS_MAX = 100
 STEPS_MAX = 100_000
 
@@ -109,9 +108,11 @@ def _open(corpus: str, source: str | None, settings: Settings) -> Study:
     folder = Path(corpus)
     texts = corpora.read_installed(source) if corpus == "installed" else corpora.read_folder(folder)
     name = corpus if corpus == "installed" else folder.resolve().name
-    needed = CLEAN_CHUNKS * CONTEXT + canary_study.text_needed(CONTEXT)
+    needed = settings.clean_chunks * CONTEXT + canary_study.text_needed(CONTEXT)
     built = corpora.build(name, texts, source, protected=needed, vocabulary=settings.vocabulary)
-    content = json.dumps([built.source, built.protected, built.unseen, built.others, asdict(settings)])
+    planted = [canary_study.PLANTED, canary_study.CONTROLS, canary_study.PER_CHUNK]
+    parts = [built.protected, built.rest, built.neighbours, built.unseen, built.others, built.others_unseen]
+    content = json.dumps([built.source, parts, asdict(settings), planted])
     return Study(built, settings, hashlib.sha256(content.encode()).hexdigest()[:16])
 
 
@@ -120,7 +121,7 @@ def _measure(study: Study, arm: Arm, seed: int, forming: Forming) -> dict[str, A
     corpus, started = study.corpus, time.perf_counter()
     digits = [corpus.tokenizer.token_to_id(str(digit)) for digit in range(10)]
     planted = canary_study.make_canaries(corpus.tokenizer.get_vocab_size(), digits, seed)
-    edge = CLEAN_CHUNKS * CONTEXT
+    edge = study.settings.clean_chunks * CONTEXT
     clean = corpora.chunks(corpus.protected[:edge], CONTEXT)
     lesson = Lesson(
         clean + canary_study.plant(corpus.protected[edge:], planted, CONTEXT, seed),

@@ -26,6 +26,11 @@ class Settings:
 
     forming_steps: int = 200
     steps: int = 200
+    slots: int = 10
+    hot_slots: int = 5
+    broad_slots: int = 2
+    clean_chunks: int = 12
+    """Of the hot part, those without canaries: extraction is measured on them."""
     vocabulary: int = 1024
     width: int = 96
     layers: int = 6

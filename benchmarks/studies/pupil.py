@@ -13,9 +13,6 @@ from torch import Tensor
 from benchmarks.studies.arms import Arm
 from benchmarks.studies.models import CONTEXT, Settings
 
-SLOTS = 10
-HOT_SLOTS = 5
-BROAD_SLOTS = 2
 GRAM = 5
 """A token in its place: the token and the four before it."""
 
@@ -78,11 +75,11 @@ class Pupil:
 
     def _draw(self, step: int) -> tuple[list[int], list[int]]:
         """The source's chunks whose turn it is, and the others'; while the network forms there are only the others."""
-        if step < self._settings.forming_steps:
-            return [], [next(self._others) for _ in range(SLOTS)]
-        hot = [next(self._hot) for _ in range(HOT_SLOTS)]
-        broad = [next(self._broad) for _ in range(BROAD_SLOTS)]
-        return hot + broad, [next(self._others) for _ in range(SLOTS - HOT_SLOTS - BROAD_SLOTS)]
+        sizes = self._settings
+        if step < sizes.forming_steps:
+            return [], [next(self._others) for _ in range(sizes.slots)]
+        own = [next(self._hot) for _ in range(sizes.hot_slots)] + [next(self._broad) for _ in range(sizes.broad_slots)]
+        return own, [next(self._others) for _ in range(sizes.slots - len(own))]
 
     def saw(self, losses: Tensor, shares: Sequence[float]) -> None:
         """What the examples' losses were, before this step's update; an example that rests is looked at too."""

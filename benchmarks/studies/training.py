@@ -21,7 +21,7 @@ from torch.nn.functional import cross_entropy
 from benchmarks.studies.arms import Arm
 from benchmarks.studies.measures import mean_loss
 from benchmarks.studies.models import Settings, gate_for, make_model
-from benchmarks.studies.pupil import SLOTS, Lesson, Pupil
+from benchmarks.studies.pupil import Lesson, Pupil
 from licet.train.optimizer import GuardedOptimizer
 
 WARM_UP_STEPS = 20
@@ -74,12 +74,12 @@ def teach(arm: Arm, lesson: Lesson, settings: Settings, seed: int, forming: Form
         if arm.gap is not None and step % NEIGHBOURS_EVERY == 0:
             pupil.neighbours_loss = mean_loss(model, lesson.neighbours)
         rows_NT, shares = pupil.batch(step)
-        placed = torch.arange(SLOTS).clamp(max=len(shares))
+        placed = torch.arange(settings.slots).clamp(max=len(shares))
         with gate(torch.stack([*(share * protected_row for share in shares), others_row]), example_ids=placed):
             losses_NT = _token_losses(model, rows_NT)
             withheld = pupil.withheld(rows_NT, shares)
             # What is withheld counts as nothing, and the denominators do not depend on it.
-            (losses_NT.masked_fill(withheld, 0.0).mean(1).sum() / SLOTS).backward()
+            (losses_NT.masked_fill(withheld, 0.0).mean(1).sum() / settings.slots).backward()
         pupil.saw(losses_NT.detach().mean(1), shares)
         for group in inner.param_groups:
             group["lr"] = settings.learning_rate * _rate(step, settings)
