@@ -159,7 +159,8 @@ def _go_on(
 ) -> Outcome:
     run = plan.run
     log = plan.training_log if ledger is None else ledger
-    log.refresh() if ledger is None else None
+    if ledger is None:
+        log.refresh()
     entry, started = folder.entry(run, log)
     lessons, store = Lessons.load(folder.lessons), TokenStore.open(folder.tokens)
     lessons.check(log, entry)
