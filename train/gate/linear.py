@@ -17,6 +17,10 @@ from licet.train.gate.targets import Target
 
 BATCHED_NUMBERS_MAX = 1 << 18
 """Below this many numbers, all examples' gradients fit the cache together, and one batched product is faster."""
+TILED_TOKENS_MAX = 512
+TILE_NUMBERS = 400_000
+TILE_ROWS_MIN = 128
+"""Of an example's gradient in a processor's cache. Products of narrower tiles lose more than they save."""
 GHOST_RATIO = 4
 """By how much T must lie below pd / (p + d) before Gram matrices are cheaper than the gradients themselves."""
 
@@ -137,23 +141,30 @@ Parts = list[tuple[Tensor, ...]]
 
 
 def _looped(parts: Parts, share: Share, use: Use) -> tuple[Tensor, Tensor]:
-    """One example's gradient at a time, in one buffer.
-
-    Not in tiles that would stay in the cache: products of narrow tiles lose more than that saves.
-    """
+    """One example's gradient at a time, in one buffer; of short examples, a tile of it that stays in the cache."""
     p, k = (tensor.shape[-1] for tensor in use.tensors)
     total = parts[0][0].new_empty((p, k), dtype=use.dtype)
-    held = use.scratch.matrix(total, use.dtype, p, k)
-    pieces: list[Tensor] = []
-    for i, ((left, right), weight) in enumerate(zip(parts, share.weights, strict=True)):
-        into = held if i else total
-        torch.mm(cast(left, use.dtype).t(), cast(right, use.dtype), out=into)
-        pieces += squared_pieces(into)
-        if i:
-            total.add_(held, alpha=weight)
-        elif weight != 1:
-            total.mul_(weight)
-    return total, torch.stack(pieces).view(len(parts), -1).double().sum(1)
+    rows = _tile_rows(p, k, max(left.shape[0] for left, _ in parts), total)
+    held = use.scratch.matrix(total, use.dtype, rows, k)
+    pieces: list[list[Tensor]] = [[] for _ in parts]
+    for start in range(0, p, rows):
+        tile = total[start : start + rows]
+        for i, ((left, right), weight) in enumerate(zip(parts, share.weights, strict=True)):
+            into = held[: len(tile)] if i else tile
+            torch.mm(cast(left[:, start : start + rows], use.dtype).t(), cast(right, use.dtype), out=into)
+            pieces[i] += squared_pieces(into)
+            if i:
+                tile.add_(into, alpha=weight)
+            elif weight != 1:
+                tile.mul_(weight)
+    return total, torch.stack([torch.stack(own).double().sum() for own in pieces])
+
+
+def _tile_rows(p: int, k: int, tokens: int, total: Tensor) -> int:
+    """How many rows at once: all, where a product takes so long that passing over its result does not count."""
+    if total.device.type != "cpu" or tokens > TILED_TOKENS_MAX:
+        return p
+    return min(p, max(TILE_NUMBERS // k, TILE_ROWS_MIN))
 
 
 def _batched(parts: Parts, share: Share, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

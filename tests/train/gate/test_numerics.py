@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from licet.train import Gate
+from licet.train.gate.linear import TILE_NUMBERS
 from licet.train.gate.numerics import PIECE_NUMBERS, square, squared_pieces
 
 torch.set_num_threads(1)
@@ -60,3 +61,20 @@ def test_a_looped_layers_norms_are_exact_to_seven_digits() -> None:
         (layer(x) * d).sum().backward()
     expected = torch.stack([(d[n].double().T @ x[n].double()).norm() for n in range(2)])
     assert torch.allclose(gate.norms[:, 0].double(), expected, rtol=1e-6)
+
+
+def test_a_layer_of_several_tiles_is_exact() -> None:
+    """Of short examples a gradient is made tile by tile; this one takes two tiles, and is too long for Gram matrices."""
+    torch.manual_seed(8)
+    layer = nn.Linear(TILE_NUMBERS // 500, 530, bias=False).double()
+    x_NTd = torch.randn(3, 100, layer.in_features, dtype=torch.float64)
+    weights = torch.tensor([[1.0], [-0.4], [0.5]], dtype=torch.float64)
+    gate = Gate(nn.Sequential(layer), {"all": ["0"]})
+    with gate(weights):
+        layer(x_NTd).square().sum((1, 2)).sum().backward()
+    own = [2 * (x_Td @ layer.weight.t()).t() @ x_Td for x_Td in x_NTd.detach()]
+    expected = sum(weight * gradient for weight, gradient in zip(weights[:, 0], own, strict=True))
+    assert layer.weight.grad is not None and gate.norms is not None
+    torch.testing.assert_close(layer.weight.grad, expected.detach(), rtol=1e-12, atol=1e-12)
+    norms = torch.stack([gradient.norm() for gradient in own]).detach()
+    torch.testing.assert_close(gate.norms[:, 0].double(), norms, rtol=1e-6, atol=0)
