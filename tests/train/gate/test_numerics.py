@@ -64,7 +64,7 @@ def test_a_looped_layers_norms_are_exact_to_seven_digits() -> None:
 
 
 def test_a_layer_of_several_tiles_is_exact() -> None:
-    """Of short examples a gradient is made tile by tile; this one takes two tiles, and is too long for Gram matrices."""
+    """Short examples are made tile by tile; here in two tiles, and too long for Gram matrices."""
     torch.manual_seed(8)
     layer = nn.Linear(TILE_NUMBERS // 500, 530, bias=False).double()
     x_NTd = torch.randn(3, 100, layer.in_features, dtype=torch.float64)
