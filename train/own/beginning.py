@@ -23,14 +23,11 @@ from licet.ledger.log import Ledger, now_ms
 from licet.ledger.reader import LogReader
 from licet.ledger.records import Digest, PolicyMentioned, Ref, RunStarted, Stage, Technique
 from licet.policies.bands import Layout
-from licet.policies.evaluate import Gate as Admissions
 from licet.policies.policy import Policy
 from licet.policies.registry import Registry
 from licet.train.blocks import describe
 from licet.train.data.enrolment import Enrolment, make_lessons
-from licet.train.data.entropy import Reading, under_compression, under_model
-from licet.train.data.examples import Examples
-from licet.train.data.judging import Judge, Measure
+from licet.train.data.judging import Judge, by_compression, by_model
 from licet.train.data.lessons import Lessons
 from licet.train.data.row_files import RowShape, claims_of, read_rows
 from licet.train.data.rows import Row
@@ -135,32 +132,24 @@ def begin(asked: Beginning, model: nn.Module, tokenizer: Any, home: Home, ledger
     loading.check_context(model, asked.context)
     with LogReader.open(home.log("registry")) as registry_log:
         registry = Registry.read(registry_log, home.verifier_key("registry"))
-        policy = registry.policy()
         architecture, _ = describe(model, asked.layers_per_block)
-        admissions = Admissions([policy, *asked.policies], architecture)
-        layout = admissions.layouts[admissions.digests.index(policy.digest)]
+        measure = by_compression if asked.base is None else by_model(model, tokenizer, asked.context)
+        judge = Judge.over(home, registry, architecture, asked.policies, measure)
         parent = _parent(asked, model, tokenizer, home, ledger)
-        judge = Judge(
-            admissions,
-            Examples(registry, home.path / "manifests", now_ms()),
-            _measure(asked, model, tokenizer),
-            policy,
-            layout,
-        )
         folder.clear()
         write_whole(folder.path / SAID_FILE, asked.said)
-        mentioned = {p.digest: Ref(ledger.append(PolicyMentioned(p.digest))) for p in admissions.policies}
-        entry = Ref(ledger.append(_started(asked, layout, mentioned[policy.digest], parent)))
-        enrolment = Enrolment(ledger, entry, judge, asked.stage, mentioned[policy.digest], home.content)
+        mentioned = {p.digest: Ref(ledger.append(PolicyMentioned(p.digest))) for p in judge.gate.policies}
+        entry = Ref(ledger.append(_started(asked, judge.layout, mentioned[judge.policy.digest], parent)))
+        enrolment = Enrolment(ledger, entry, judge, asked.stage, mentioned[judge.policy.digest], home.content)
         lessons = _enrolled(asked, enrolment, folder)
     ledger.checkpoint()
     return Begun(
         entry,
-        policy,
-        mentioned[policy.digest],
-        tuple(admissions.policies),
-        tuple(admissions.layouts),
-        layout,
+        judge.policy,
+        mentioned[judge.policy.digest],
+        judge.gate.policies,
+        judge.gate.layouts,
+        judge.layout,
         parent,
         lessons,
         TokenStore.open(folder.tokens),
@@ -196,14 +185,6 @@ def _enrolled(asked: Beginning, enrolment: Enrolment, folder: RunFolder) -> Less
         raise ConfigError("Nothing of the rows may be trained on.", remedy="`licet ledger` tells why, row by row.")
     lessons.save(folder.lessons)
     return lessons
-
-
-def _measure(asked: Beginning, model: nn.Module, tokenizer: Any) -> Measure:
-    """Bits per byte under the model that is there, or under compression where it knows nothing yet."""
-    if asked.base is None:
-        return lambda texts: [under_compression(text).bits_per_byte for text in texts]
-    reading = Reading(asked.context, max(asked.context // 2, 1))
-    return lambda texts: [one.bits_per_byte for one in under_model(model, tokenizer, texts, reading)]
 
 
 # -- where the weights come from

@@ -44,7 +44,6 @@ from licet.train.run.sealing import Sealer
 from licet.train.run.teaching import Assignment, Teaching, repeats_max
 from licet.train.seals.statement import RunPlace
 from licet.train.step_report import StepReport
-from licet.train.watch.memorization import Concentration, Watch
 from licet.train.watch.watching import Watching
 
 _Choice = TypeVar("_Choice", Stage, Technique)
@@ -113,15 +112,7 @@ class GovernedRun:
         self._teaching = Teaching(
             begun.lessons, begun.layout, (), steps=1, repeats_max=repeats_max(begun.policies, self._stage)
         )
-        document = begun.policy.document
-        self._watching = Watching(
-            Watch(document.memorization, begun.layout, begun.policy.entropy_names),
-            Concentration(document.memorization.concentration, begun.layout),
-            self._teaching,
-            begun.lessons,
-            begun.layout,
-            responds=asked.stage is Stage.ENFORCE,
-        )
+        self._watching = Watching.of(begun.policy, self._teaching, begun.lessons, begun.layout, asked.stage)
         self._sealer = Sealer(
             models=home.path / "models" / asked.model_name,
             state=RunFolder.of(home, asked.name).state,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -33,7 +34,6 @@ from licet.train.run.state import RunState
 from licet.train.run.teaching import Teaching, repeats_max
 from licet.train.seals.weights import load_weights
 from licet.train.watch.adapting import Adapting
-from licet.train.watch.memorization import Concentration, Watch
 from licet.train.watch.watching import Watching
 
 
@@ -77,7 +77,7 @@ def assemble(
     ranks: Ranks,
     recorder: Recorder | None,
     state: RunState | None = None,
-    weights: Any = None,
+    weights: Path | None = None,
 ) -> Assembled:
     """Everything for steps to be taken. With a state, from the sealed weights that it belongs to."""
     file, model = plan.run.file, plan.base.model
@@ -103,8 +103,6 @@ def assemble(
         steps=schedule.steps,
         repeats_max=repeats_max(plan.gate.policies, file.stage),
     )
-    document = plan.policy.document
-    watch = Watch(document.memorization, plan.layout, plan.policy.entropy_names)
     loop = Loop(
         model=torch.compile(outer) if file.model.compile else outer,
         gate=gate,
@@ -114,14 +112,7 @@ def assemble(
         lessons=lessons,
         schedule=schedule,
         teaching=teaching,
-        watching=Watching(
-            watch,
-            Concentration(document.memorization.concentration, plan.layout),
-            teaching,
-            lessons,
-            plan.layout,
-            responds=file.stage is Stage.ENFORCE,
-        ),
+        watching=Watching.of(plan.policy, teaching, lessons, plan.layout, file.stage),
         recorder=recorder,
         stage=file.stage,
         learning_rate=file.optimizer.learning_rate,

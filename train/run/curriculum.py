@@ -63,10 +63,6 @@ class Phase:
             )
 
 
-EVERYTHING = Phase("everything", 1.0, {ALL_OTHERS: 1.0})
-"""The curriculum of a run that has none."""
-
-
 def check(phases: Sequence[Phase], layout: Layout) -> None:
     """Refuse phases that do not follow one another to the end of a run, or that name bands which are not there."""
     if not 1 <= len(phases) <= PHASES_MAX:
@@ -104,15 +100,6 @@ def in_phase(levels: tuple[int, ...], layout: Layout, phase: Phase) -> tuple[int
     if phase.confined == "wait" and is_confined(levels, layout):
         return tuple(min(level, 0) for level in levels)
     return tuple(min(level, cap) for level, cap in zip(levels, _caps(layout, phase), strict=True))
-
-
-def rule_names(
-    before: Sequence[int], after: Sequence[int], rules: Sequence[str], layout: Layout, phase: Phase
-) -> tuple[str, ...]:
-    """What decided the level of each block: the phase where it took something away, else what an admission named."""
-    waits = phase.confined == "wait" and is_confined(before, layout)
-    name = f"phase.{phase.name}.wait" if waits else f"phase.{phase.name}"
-    return tuple(name if b < a else rule for a, b, rule in zip(before, after, rules, strict=True))
 
 
 def is_confined(levels: Sequence[int], layout: Layout) -> bool:

@@ -14,17 +14,14 @@ from torch import nn
 from licet.ledger.ancestry import ADAPTER
 from licet.ledger.files import read_whole
 from licet.ledger.home import Home
-from licet.ledger.log import now_ms
 from licet.ledger.reader import LogReader
 from licet.policies.bands import Architecture, Layout
 from licet.policies.evaluate import Gate
 from licet.policies.policy import POLICY_BYTES_MAX, Policy
 from licet.policies.registry import Registry
 from licet.train.blocks import describe
-from licet.train.data.entropy import Reading, under_compression, under_model
-from licet.train.data.examples import Examples
 from licet.train.data.held_out import HeldOut
-from licet.train.data.judging import Judge, Measure
+from licet.train.data.judging import Judge, Measure, by_compression, by_model
 from licet.train.data.row_files import RowShape, claims_of, read_rows
 from licet.train.data.rows import Row
 from licet.train.run import base, curriculum, models
@@ -42,13 +39,22 @@ class Plan:
 
     run: Run
     base: Base
-    policy: Policy
-    """The home's own; its bands are the run's."""
-    gate: Gate
-    layout: Layout
     prefixes: dict[str, list[str]]
     judge: Judge
     training_log: LogReader
+
+    @property
+    def gate(self) -> Gate:
+        return self.judge.gate
+
+    @property
+    def policy(self) -> Policy:
+        """The home's own; its bands are the run's."""
+        return self.judge.policy
+
+    @property
+    def layout(self) -> Layout:
+        return self.judge.layout
 
     def rows(self, report: Report | None = None) -> Iterator[Row]:
         """All rows of all files, in the order of the run file."""
@@ -72,16 +78,12 @@ def planned(run: Run, home: Home) -> Iterator[Plan]:
     """A run over the home's registry as it is now."""
     with LogReader.open(home.log("registry")) as registry_log, LogReader.open(home.log("training")) as training_log:
         registry = Registry.read(registry_log, home.verifier_key("registry"))
-        policy = registry.policy()
         others = [_policy(run, where) for where in run.file.policies]
         begun = base.begin(run, training_log.verifier_keys(), LogHistory(training_log), home.path / "models")
         architecture, prefixes = described(begun.model, run.file)
-        gate = Gate([policy, *others], architecture)
-        layout = gate.layouts[gate.digests.index(policy.digest)]
-        _check(run, begun, layout)
-        examples = Examples(registry, home.path / "manifests", now_ms())
-        judge = Judge(gate, examples, _measure(run, begun), policy, layout)
-        yield Plan(run, begun, policy, gate, layout, prefixes, judge, training_log)
+        judge = Judge.over(home, registry, architecture, others, _measure(run, begun))
+        _check(run, begun, judge.layout)
+        yield Plan(run, begun, prefixes, judge, training_log)
 
 
 def phases_of(file: RunFile) -> Sequence[Phase]:
@@ -116,10 +118,5 @@ def _measure(run: Run, begun: Base) -> Measure:
     """Bits per byte under the base, or under compression where there is none that could tell."""
     wanted = run.file.entropy or ("model" if run.file.model.base is not None else "compression")
     if wanted == "compression" or begun.tokenizer is None:
-        return lambda texts: [under_compression(text).bits_per_byte for text in texts]
-    reading = Reading(run.file.objective.context, max(run.file.objective.context // 2, 1))
-
-    def under_the_base(texts: Sequence[str]) -> list[float]:
-        return [one.bits_per_byte for one in under_model(begun.model, begun.tokenizer, texts, reading)]
-
-    return under_the_base
+        return by_compression
+    return by_model(begun.model, begun.tokenizer, run.file.objective.context)

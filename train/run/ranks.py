@@ -78,14 +78,6 @@ class Ranks:
         dist.all_reduce(said, dist.ReduceOp.MAX)
         return bool(said)
 
-    def told(self, value: object) -> object:
-        """What the one who leads says."""
-        if self.world == 1:
-            return value
-        held = [value]
-        dist.broadcast_object_list(held, src=0)
-        return held[0]
-
 
 def spread(model: nn.Module, ranks: Ranks, *, sharded: bool) -> nn.Module:
     """The model as the ranks train it together: whole on each (DDP), or each with a part of it (FSDP2)."""

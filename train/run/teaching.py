@@ -20,6 +20,7 @@ from licet.policies.bands import Layout
 from licet.policies.policy import Policy
 from licet.train.data.lessons import Lessons
 from licet.train.run.curriculum import Phase, in_phase, phase_at
+from licet.train.watch.memorization import settled
 
 Levels = tuple[int, ...]
 REPEATED = "memorization/repeats"
@@ -89,7 +90,7 @@ class Teaching:
         """From now on this lesson reaches no more than this; a negative level is applied once, and then nothing."""
         if any(level < 0 for level in levels):
             self._once[lesson] = (levels, rule)
-            levels = tuple(max(level, 0) for level in levels)
+            levels = settled(levels)
         self._responses[lesson] = (levels, rule)
 
     def current(self, lesson: int) -> Levels:

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from licet.ledger.records import Stage
 from licet.policies.bands import Layout
+from licet.policies.policy import Policy
 from licet.train.data.lessons import Lessons
 from licet.train.run.teaching import Teaching
 from licet.train.watch.memorization import Concentration, Flag, Violation, Watch, respond, second_look
@@ -54,6 +56,14 @@ class Watching:
         self._responds = responds
         self._permitted = {lesson.attestation: lesson.permitted for lesson in lessons.all}
         self._told: set[tuple[int, tuple[int, ...]]] = set()
+
+    @classmethod
+    def of(cls, policy: Policy, teaching: Teaching, lessons: Lessons, layout: Layout, stage: Stage) -> Self:
+        """As a policy asks for it; in a run that only observes, nothing is answered."""
+        settings = policy.document.memorization
+        watch = Watch(settings, layout, policy.entropy_names)
+        concentration = Concentration(settings.concentration, layout)
+        return cls(watch, concentration, teaching, lessons, layout, responds=stage is Stage.ENFORCE)
 
     def look(
         self,

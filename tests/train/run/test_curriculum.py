@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from licet.policies.bands import Architecture, resolve
 from licet.policies.policy import Policy
 from licet.train.run.curriculum import (
-    EVERYTHING,
     PHASES_MAX,
     CurriculumError,
     Phase,
@@ -19,7 +18,6 @@ from licet.train.run.curriculum import (
     in_phase,
     is_confined,
     phase_at,
-    rule_names,
 )
 
 LAYOUT = resolve(Policy.read_default("open-source-code"), Architecture.uniform(6, embedding=9, layer=5, head=9))
@@ -28,6 +26,7 @@ RESERVED = resolve(Policy.read_default("alignment-reserved"), Architecture.unifo
 ALL = {"*": 1.0}
 FULL = (15,) * 8
 SURFACE = (0, 0, 0, 0, 0, 0, 15, 15)
+EVERYTHING = Phase("everything", 1.0, {"*": 1.0})
 FORMING = Phase("forming", 0.5, ALL, "wait")
 REST = Phase("rest", 1.0, {"surface": 1.0, "behavioral": 0.5, "foundational": 0.0})
 
@@ -101,15 +100,6 @@ def test_reserved_blocks_make_nobody_confined():
 def test_no_curriculum_takes_nothing():
     check([EVERYTHING], LAYOUT)
     assert in_phase(FULL, LAYOUT, phase_at([EVERYTHING], 7, 9)) == FULL
-
-
-def test_who_decided():
-    rules = tuple(f"policy/{i}" for i in range(8))
-    after = in_phase(FULL, LAYOUT, REST)
-    assert rule_names(FULL, after, rules, LAYOUT, REST) == (*["phase.rest"] * 6, "policy/6", "policy/7")
-    waiting = in_phase(SURFACE, LAYOUT, FORMING)
-    named = rule_names(SURFACE, waiting, rules, LAYOUT, FORMING)
-    assert named == (*rules[:6], "phase.forming.wait", "phase.forming.wait")
 
 
 @pytest.mark.parametrize(
