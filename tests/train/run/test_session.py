@@ -19,10 +19,12 @@ from licet.ledger.records import (
     ExampleAdmitted,
     GradientApplied,
     MemorizationFlagged,
+    PolicyMentioned,
     ProfileDeclared,
     RunStarted,
     StepTaken,
 )
+from licet.policies.policy import Policy
 from licet.train.data import tokenizer
 from licet.train.data.lessons import Lessons
 from licet.train.data.tokens import TokenStore
@@ -34,7 +36,7 @@ from licet.train.run.teaching import REPEATED
 from licet.train.seals.finder import seals_in
 from licet.train.seals.history import LogHistory
 from licet.train.seals.verify import Fault, verify_seal
-from tests.policies.documents import SMALL
+from tests.policies.documents import SMALL, as_toml, document
 from tests.train import places
 from tests.train.homes import METADATA, MODEL, Place, attestation, make
 
@@ -314,3 +316,17 @@ def test_what_is_flagged_is_recorded_and_answered(presence: Path, tmp_path: Path
 def test_full_levels_stand_for_full_weight(place: Place) -> None:
     observed = [one for one in places.entries(place) if isinstance(one, ProfileDeclared)]
     assert all(0 <= level <= LEVELS for one in observed for level in one.levels)
+
+
+def test_a_second_policy_restricts_and_entropy_bands_stay_the_homes(place: Place, tmp_path: Path) -> None:
+    """Also where it comes first in the order of digests, in which a gate holds its policies."""
+    again = places.copied(place.folder, tmp_path)
+    with places.training_log(again) as log:
+        (homes, *_) = [one.policy for _, one in log.all_of(PolicyMentioned)]
+    parts = {"reserved": [], "rule": [], "entropy": [{"name": "any", "ceiling": {"*": 0.4}}]}
+    texts = (as_toml(document(name="other", version=str(n), **parts)) for n in range(1000))
+    (again.folder / "other.toml").write_text(next(text for text in texts if Policy.parse(text).digest < homes))
+    places.train(again, again.run_file("two", policies=["other.toml"]))
+    lessons = Lessons.load(again.home.path / "runs/two/lessons.arrow").all
+    assert {lesson.entropy_band for lesson in lessons} <= {"low", "middle", "high"}
+    assert max(level for lesson in lessons for level in lesson.levels) == 6
